@@ -1,0 +1,134 @@
+"""Convergence and accuracy on every annotated face of the reference data.
+
+    python benchmarks/faces.py [--model MODEL] [--float64] [--trace] [--out FILE.json]
+
+Boxes come from the ground truth, one frontal start, no parts. Per face set: phases that
+converged, steps (mean, largest), rejected steps and the largest fall of F between
+accepted states (both with --trace), and the error over the distance of the outer eye
+corners (points 36 and 45).
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import jaxclnf
+from jaxclnf.app.datasets import AnnotatedFace, faces_of_list, faces_with_pts
+from jaxclnf.app.media import read_image
+
+
+def face_sets(shared: Path) -> dict[str, list[AnnotatedFace]]:
+    """All faces of the reference data by set."""
+    faces = shared / "faces"
+    sets = {name: faces_with_pts(faces / name) for name in SETS}
+    sets["openface_reference"] = faces_of_list(
+        faces / "openface_reference" / "faces.json"
+    )
+    return sets
+
+
+SETS = ("lfpw_test", "helen_test", "afw")
+
+
+def run_set(
+    model: jaxclnf.CLNFModel,
+    faces: list[AnnotatedFace],
+    options: jaxclnf.FitOptions,
+    with_trace: bool,
+) -> dict:
+    """Fits every face of one set and gathers what there is to report."""
+    rows = []
+    for face in faces:
+        grey = read_image(face.image)[1]
+        box = face.box.astype(model.pdm.mean_shape.dtype)
+        if with_trace:
+            result, trace = jaxclnf.fit_with_trace(model, grey, box, options=options)
+            extra = _trace_facts(trace)
+        else:
+            result, extra = jaxclnf.fit(model, grey, box, options=options), (0, 0.0)
+        rows.append((face, jax.tree.map(np.asarray, result), extra))
+    return {
+        "name": [face.name for face, _, _ in rows],
+        "status": [jaxclnf.Status(int(r.status)).name for _, r, _ in rows],
+        "steps": np.stack([r.num_steps for _, r, _ in rows]).tolist(),
+        "delta": np.stack([r.shape_delta for _, r, _ in rows]).tolist(),
+        "error68": [_error(face, r, slice(0, 68)) for face, r, _ in rows],
+        "error51": [_error(face, r, slice(17, 68)) for face, r, _ in rows],
+        "rejected": [extra[0] for _, _, extra in rows],
+        "largest_fall": [extra[1] for _, _, extra in rows],
+        "landmarks": [r.landmarks.tolist() for _, r, _ in rows],
+    }
+
+
+def _error(
+    face: AnnotatedFace, result: jaxclnf.FitResult, points: slice
+) -> float | None:
+    truth = face.landmarks
+    if not np.isfinite(truth).all():
+        return None
+    size = np.linalg.norm(truth[36] - truth[45])
+    distance = np.linalg.norm(np.asarray(result.landmarks) - truth, axis=1)
+    return float(distance[points].mean() / size)
+
+
+def _trace_facts(trace: jaxclnf.FitTrace) -> tuple[int, float]:
+    """Rejected steps, and the largest fall of F from one valid slot to the next."""
+    valid = np.asarray(trace.valid)[..., 1:]
+    change = np.diff(np.asarray(trace.states.objective), axis=-1)
+    rejected = (np.asarray(trace.states.step_factor)[..., 1:] < 1) & valid
+    return int(rejected.sum()), float(np.max(np.where(valid, -change, 0)))
+
+
+def summary(name: str, report: dict) -> str:
+    """One line of the table."""
+    steps = np.asarray(report["steps"])
+    delta = np.asarray(report["delta"])
+    ran = steps > 0
+    good = ran & (delta < 0.005)
+    errors68 = np.asarray([e for e in report["error68"] if e is not None])
+    errors51 = np.asarray([e for e in report["error51"] if e is not None])
+    return (
+        f"{name:20} faces {len(steps):4}  phases below tolerance {good.sum()}/"
+        f"{steps.size}  steps mean {steps[ran].mean():.1f} max {steps.max()}  "
+        f"68: mean {errors68.mean():.4f} median {np.median(errors68):.4f}  "
+        f"51: mean {errors51.mean():.4f} median {np.median(errors51):.4f}  "
+        f"above 0.1: {np.mean(errors68 > 0.1):.1%}  "
+        f"rejected {sum(report['rejected'])}  "
+        f"largest fall of F {max(report['largest_fall']):.1e} px^2"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="default: OpenFace's general model")
+    parser.add_argument("--wild", action="store_true")
+    parser.add_argument("--float64", action="store_true")
+    parser.add_argument("--trace", action="store_true")
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+
+    shared = Path(os.environ.get("JAXCLNF_SHARED", "../shared"))
+    jax.config.update("jax_enable_x64", args.float64)
+    options = jaxclnf.FitOptions.wild() if args.wild else jaxclnf.FitOptions()
+    main_file = shared / "openface-model" / "model" / "main_clnf_general.txt"
+    dtype = np.float64 if args.float64 else np.float32
+    model = jaxclnf.load_model(args.model or main_file, dtype=dtype)
+    model = model.prepared(options.window_sizes)
+    reports = {}
+    for name, faces in face_sets(shared).items():
+        begin = time.perf_counter()
+        reports[name] = run_set(model, faces[:: args.every], options, args.trace)
+        seconds = time.perf_counter() - begin
+        print(f"{summary(name, reports[name])}  {seconds:.0f} s", flush=True)
+    if args.out:
+        args.out.write_text(json.dumps(reports), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

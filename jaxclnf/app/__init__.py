@@ -1,0 +1,1 @@
+"""What a person touches: the command, its pictures and its tables."""

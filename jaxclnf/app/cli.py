@@ -1,0 +1,90 @@
+"""The command `jaxclnf`: one subcommand per task."""
+
+import importlib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from jaxclnf.app.errors import AppError
+from jaxclnf.errors import ModelFileError
+
+COMMANDS = {
+    "fit": (
+        "jaxclnf.app.fit:FitCommand",
+        "Finds faces in photographs and fits landmarks to them.",
+    ),
+    "check": (
+        "jaxclnf.app.check:CheckCommand",
+        "Checks a model's analytic derivatives against automatic ones and differences.",
+    ),
+    "info": ("jaxclnf.app.info:InfoCommand", "Shows what is in a model."),
+}
+"""Where each subcommand lives, and what it does in one sentence.
+
+A subcommand is a frozen dataclass: its fields are the arguments, and its method
+`run() -> int` does the work and returns the exit code.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: The arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0 all went well, 1 some of the work could not be done, 2 the
+        arguments, a table or the model are unusable and nothing was done.
+
+    Example:
+        >>> main(["info", "/no/such/model.npz"])
+        2
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    _print_any_text()
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            _parsers(args[:1]),
+            prog="jaxclnf",
+            description="Fits face landmarks with constrained local neural fields.",
+            args=args,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+        return command.run()
+    except (
+        SystemExit
+    ) as end:  # from the parser: help was shown, or an argument is wrong
+        return end.code if isinstance(end.code, int) else 2
+    except (AppError, ModelFileError) as error:
+        print(f"jaxclnf: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("jaxclnf: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parsers(chosen: list[str]) -> dict[str, Callable[..., Any]]:
+    """Parses the chosen subcommand; of the others, only the description is shown."""
+    # Importing them all would import JAX, and make `jaxclnf --help` slow.
+    parsers = {}
+    for name, (place, description) in COMMANDS.items():
+        if name in chosen:
+            module, attribute = place.split(":")
+            parsers[name] = getattr(importlib.import_module(module), attribute)
+        else:
+
+            def described() -> None: ...
+
+            described.__doc__ = description
+            parsers[name] = described
+    return parsers
+
+
+def _print_any_text() -> None:
+    """Lets names of files be printed that the terminal's encoding does not know."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,146 @@
+"""Annotated photographs on disk: landmark files, and folders of faces."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from jaxclnf.app.errors import TableError
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotatedFace:
+    """One face of a data set."""
+
+    name: str
+    """Name of the face within its set."""
+    image: Path
+    """The photograph."""
+    box: np.ndarray
+    """`(x, y, width, height)` to start from, pixels."""
+    landmarks: np.ndarray
+    """Ground truth `(n, 2)`, pixels, pixel centres at integers; NaN where unknown."""
+
+
+def read_pts(path: str | os.PathLike[str]) -> np.ndarray:
+    """Landmarks of a `.pts` file, as they are written there.
+
+    Args:
+        path: A file with `n_points: N` and N lines `x y` between braces.
+
+    Returns:
+        The points `(N, 2)`.
+
+    Raises:
+        TableError: The file cannot be read, or is not such a file.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder, "a.pts")
+        ...     _ = file.write_text("version: 1\\nn_points: 2\\n{\\n1 2\\n3 4.5\\n}\\n")
+        ...     read_pts(file).tolist()
+        [[1.0, 2.0], [3.0, 4.5]]
+    """
+    try:
+        text = Path(path).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: cannot be read as landmarks: {error}") from error
+    header, opening, rest = text.partition("{")
+    body, closing, _ = rest.partition("}")
+    if not opening or not closing:
+        raise TableError(f"{path}: found no points between braces")
+    try:
+        points = np.asarray([line.split() for line in body.strip().splitlines()], float)
+    except ValueError as error:
+        raise TableError(f"{path}: expected lines 'x y': {error}") from error
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise TableError(f"{path}: found points of shape {points.shape}, expected x y")
+    announced = header.rpartition("n_points:")[2].split()
+    if announced and announced[0] != str(len(points)):
+        raise TableError(f"{path}: found {len(points)} points, not {announced[0]}")
+    return points
+
+
+def tight_box(landmarks: np.ndarray) -> np.ndarray:
+    """The smallest box around some landmarks.
+
+    Args:
+        landmarks: Points `(n, 2)`.
+
+    Returns:
+        `(x, y, width, height)`.
+
+    Example:
+        >>> tight_box(np.asarray([[1.0, 2.0], [4.0, 8.0]])).tolist()
+        [1.0, 2.0, 3.0, 6.0]
+    """
+    low = landmarks.min(axis=0)
+    return np.concatenate([low, landmarks.max(axis=0) - low])
+
+
+def faces_with_pts(folder: str | os.PathLike[str]) -> list[AnnotatedFace]:
+    """All photographs of a folder that have a `.pts` file beside them.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The faces in order of their names, with the tight box of their points.
+
+    Raises:
+        TableError: A landmark file is unreadable or has no photograph.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     faces_with_pts(folder)
+        []
+    """
+    faces = []
+    for pts in sorted(Path(folder).glob("*.pts")):
+        images = [pts.with_suffix(s) for s in _IMAGE_SUFFIXES]
+        found = [image for image in images if image.is_file()]
+        if not found:
+            raise TableError(f"{pts}: found no photograph of that name beside it")
+        points = read_pts(pts)
+        faces.append(AnnotatedFace(pts.stem, found[0], tight_box(points), points))
+    return faces
+
+
+def faces_of_list(path: str | os.PathLike[str]) -> list[AnnotatedFace]:
+    """The faces of a `faces.json` list with a `faces.npz` of arrays beside it.
+
+    Args:
+        path: The list; entries have `id`, `image` and `bbox`.
+
+    Returns:
+        The faces in order, with their own start boxes; ground truth may be NaN.
+
+    Example:
+        >>> import json, pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder, "faces.json")
+        ...     entry = {"id": "a", "image": "a.png", "bbox": [0, 0, 9, 9]}
+        ...     _ = file.write_text(json.dumps([entry]))
+        ...     np.savez(file.with_suffix(".npz"), gt=np.zeros((1, 68, 2)))
+        ...     faces_of_list(file)[0].name
+        'a'
+    """
+    path = Path(path)
+    with np.load(path.with_suffix(".npz")) as arrays:
+        truth = arrays["gt"]
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        AnnotatedFace(
+            entry["id"],
+            path.parent / entry["image"],
+            np.asarray(entry["bbox"], float),
+            truth[i],
+        )
+        for i, entry in enumerate(entries)
+    ]

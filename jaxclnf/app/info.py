@@ -1,0 +1,96 @@
+"""`jaxclnf info`: what is in a model."""
+
+import dataclasses
+import itertools
+import textwrap
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+import tyro
+
+from jaxclnf.experts.types import CCNFExperts, PatchExperts
+from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.storage.load import load_model
+
+_LICENCE_LINES, _LICENCE_WIDTH = 6, 76
+
+
+@dataclasses.dataclass(frozen=True)
+class InfoCommand:
+    """Shows what is in a model."""
+
+    model: tyro.conf.Positional[str | None] = None
+    """An OpenFace main file, an .npz file of jaxclnf,
+    or a name. None: the embedded model."""
+
+    def run(self) -> int:
+        """Prints the description.
+
+        Returns:
+            The exit code.
+        """
+        print(describe_model(load_model(self.model)))
+        return 0
+
+
+def describe_model(model: CLNFModel) -> str:
+    """A model in words, for people.
+
+    Args:
+        model: The model.
+
+    Returns:
+        A few lines: name, sizes, scales, parts, memory, provenance, licence.
+
+    Example:
+        >>> describe_model(model).splitlines()[1].split()[0]
+        'landmarks'
+    """
+    return "\n".join(_lines(model))
+
+
+def _lines(model: CLNFModel) -> Iterator[str]:
+    yield f"name        {model.info.name}"
+    yield f"landmarks   {model.pdm.num_landmarks}"
+    yield f"modes       {model.pdm.num_modes}"
+    yield from _listed("scales", map(_describe_experts, model.experts))
+    yield from _listed("parts", (_describe_part(p.name, p.model) for p in model.parts))
+    yield f"memory      {_num_bytes(model) / 1e6:.1f} MB"
+    yield from _listed("provenance", model.info.provenance.splitlines())
+    licence = filter(None, map(str.strip, model.info.licence.splitlines()))
+    first = itertools.islice(licence, _LICENCE_LINES)
+    lines = [
+        textwrap.shorten(line, _LICENCE_WIDTH, placeholder=" ...") for line in first
+    ]
+    yield from _listed("licence", lines + ["..."] * any(licence))
+
+
+def _listed(title: str, lines: Iterable[str]) -> Iterator[str]:
+    text = "\n".join(lines) or "none"
+    yield f"{title:12}" + textwrap.indent(text, " " * 12).lstrip()
+
+
+def _describe_experts(experts: PatchExperts) -> str:
+    _, _, filters, side, _ = experts.weights.shape
+    kind = "CCNF" if isinstance(experts, CCNFExperts) else "SVR"
+    text = (
+        f"{float(experts.patch_scaling):g} px/mm, {len(experts.view_centers)} views,"
+        f" {kind} with {filters} filters of {side} x {side}"
+    )
+    if isinstance(experts, CCNFExperts):
+        sizes = ", ".join(map(str, sorted(experts.neighbours))) or "none"
+        text += f", neighbour terms for windows {sizes}"
+    return text
+
+
+def _describe_part(name: str, model: CLNFModel) -> str:
+    scales = " and ".join(f"{float(e.patch_scaling):g}" for e in model.experts)
+    return (
+        f"{name}, {model.pdm.num_landmarks} landmarks, {model.pdm.num_modes} modes,"
+        f" {scales} px/mm"
+    )
+
+
+def _num_bytes(model: CLNFModel) -> int:
+    return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(model))

@@ -1,0 +1,213 @@
+"""Image files: reading whatever people have, and writing without half-written files."""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxclnf.app.errors import MediaError
+
+MAX_FILE_BYTES = 1 << 30
+"""Largest image file that is read; far above any photograph."""
+
+MAX_SIDE = 1 << 15
+"""Longest side of an image that is used, pixels. One narrow strip of more would still
+take memory for a whole square."""
+
+_LOG_PREFIX = re.compile(r"^\[[^\]]*\] global \S+ \S+ ")
+
+
+def read_image(
+    path: str | os.PathLike[str],
+) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+    """Reads a photograph in any format that OpenCV knows.
+
+    It is turned upright as its EXIF tag says; 16-bit files keep their upper 8 bits and
+    transparency is dropped. While a file is decoded, what C libraries write to the
+    error stream is caught for the message, so decode in one thread only.
+
+    Args:
+        path: The file; any characters are fine.
+
+    Returns:
+        The picture with channels blue, green, red, and in grey.
+
+    Raises:
+        MediaError: If it is no readable image; the message names the file and says
+            what is wrong with it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_png(Path(folder, "a.png"), np.full((2, 3, 3), 7, np.uint8))
+        ...     bgr, grey = read_image(Path(folder, "a.png"))
+        >>> bgr.shape, grey.tolist()
+        ((2, 3, 3), [[7, 7, 7], [7, 7, 7]])
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    with _decoder_messages() as messages:
+        try:
+            bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error as error:
+            if "CV_IO_MAX_IMAGE" in str(error):
+                raise MediaError(
+                    f"{path}: more pixels than OpenCV decodes (2^20 a side, 2^30 in"
+                    " all)"
+                ) from error
+            raise MediaError(f"{path}: damaged image ({error.err or error})") from error
+    if bgr is None:
+        raise MediaError(f"{path}: {_why_not_decoded(path, messages)}")
+    height, width = bgr.shape[:2]
+    if max(height, width) > MAX_SIDE:
+        raise MediaError(
+            f"{path}: {width} x {height} pixels; at most {MAX_SIDE} a side are used"
+        )
+    return bgr, cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
+
+
+def write_png(path: str | os.PathLike[str], bgr: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes a picture as a PNG file, whole or not at all.
+
+    Args:
+        path: Where to; a file already there is replaced.
+        bgr: Channels blue, green, red.
+
+    Raises:
+        MediaError: If it cannot be encoded or written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_png(Path(folder, "a.png"), np.zeros((2, 3, 3), np.uint8))
+        ...     os.listdir(folder)
+        ['a.png']
+    """
+    try:
+        encoded, data = cv2.imencode(".png", bgr)
+    except cv2.error as error:
+        raise MediaError(f"{path}: cannot be encoded ({error.err})") from error
+    if not encoded:
+        raise MediaError(f"{path}: cannot be encoded as PNG")
+    write_bytes(path, data.tobytes())
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    The bytes go to a temporary file beside it, which then takes its name.
+
+    Args:
+        path: Where to; a file already there is replaced.
+        data: The contents.
+
+    Raises:
+        MediaError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_bytes(Path(folder, "a"), b"text")
+        ...     Path(folder, "a").read_bytes()
+        b'text'
+    """
+    path = Path(path)
+    # Not made from the file's own name, which may already be as long as is allowed,
+    # and opened plainly, so that the file gets the usual permissions.
+    partial = path.with_name(f".jaxclnf-{uuid.uuid4().hex}.part")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+        os.replace(partial, path)
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Makes a folder, and those above it, unless it is there.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        MediaError: If it cannot be made or written to.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     make_folder(Path(folder, "new", "deep")).is_dir()
+        True
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise MediaError(f"{path}: is a file, not a folder") from error
+    except OSError as error:
+        raise MediaError(
+            f"{path}: the folder cannot be made ({error.strerror})"
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise MediaError(f"{path}: nothing may be written into this folder")
+    return path
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        # A device or pipe is refused unread: it may never end.
+        if path.is_dir():
+            raise MediaError(f"{path}: is a folder, not an image")
+        size = path.stat().st_size
+        if not path.is_file():
+            raise MediaError(f"{path}: is not a regular file")
+        if size > MAX_FILE_BYTES:
+            raise MediaError(f"{path}: {size} bytes are too many for an image")
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise MediaError(f"{path}: no such file") from error
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be read ({error.strerror})") from error
+    if not data:
+        raise MediaError(f"{path}: the file is empty")
+    return data
+
+
+def _why_not_decoded(path: Path, messages: list[str]) -> str:
+    if not cv2.haveImageReader(str(path)):
+        return "not an image of a known format"
+    reason = f" ({messages[-1]})" if messages else ""
+    return f"damaged, truncated or unsupported image{reason}"
+
+
+@contextlib.contextmanager
+def _decoder_messages() -> Iterator[list[str]]:
+    """Collects the lines that C libraries write to the error stream meanwhile."""
+    messages: list[str] = []
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield messages
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            sink.seek(0)
+            text = sink.read().decode(errors="replace")
+            lines = (_LOG_PREFIX.sub("", line).strip() for line in text.splitlines())
+            messages.extend(line for line in lines if line)

@@ -1,0 +1,278 @@
+"""Tables: what was found in a photograph, and boxes that people bring along."""
+
+import csv
+import dataclasses
+import io
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Float64
+
+from jaxclnf.app.errors import TableError
+from jaxclnf.app.media import write_bytes
+from jaxclnf.fitting.result import FitResult
+from jaxclnf.shape.pdm import PDMParams
+from jaxclnf.status import Status
+
+BOX_COLUMNS = ("x", "y", "width", "height")
+"""Columns of a table of boxes, besides `image`."""
+
+ANY_IMAGE = ""
+"""Key of the boxes of a table without a column `image`."""
+
+_FACE_COLUMNS = ("face", "status", "converged", "steps", "log_likelihood", "view")
+_POSE_COLUMNS = ("scale", "pitch", "yaw", "roll", "tx", "ty")
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """One fitted face on the host, for tables and pictures."""
+
+    box: Float64[np.ndarray, " 4"]
+    """Where the fit began: `(x, y, width, height)`, pixels."""
+    landmarks: Float[np.ndarray, "n 2"]
+    """Landmarks `(x, y)`, pixels; NaN where the start was unusable."""
+    params_global: Float[np.ndarray, " 6"]
+    """Scale, pitch, yaw, roll, translation x and y; radians and pixels."""
+    status: Status
+    """How the fit ended."""
+    converged: bool
+    """Whether every phase of the fit converged."""
+    steps: int
+    """Steps of all phases together."""
+    log_likelihood: float
+    """Mean over the landmarks that have evidence."""
+    view: int
+    """View of the patch experts at the last scale."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the landmarks cannot be used."""
+        return self.status >= Status.NONFINITE
+
+
+def faces_of(boxes: Float[np.ndarray, "b 4"], result: FitResult) -> list[Face]:
+    """Takes fitted faces off the device.
+
+    Args:
+        boxes: Where the fits began, one `(x, y, width, height)` per face, pixels.
+        result: What `fit` returned for them.
+
+    Returns:
+        The faces, in the order of the boxes.
+
+    Example:
+        >>> boxes = np.asarray(box)[None]
+        >>> options = FitOptions(window_sizes=(7,))
+        >>> (face,) = faces_of(boxes, fit(model, image, boxes, options=options))
+        >>> face.landmarks.shape == (pdm.num_landmarks, 2)
+        True
+    """
+    host = jax.tree.map(np.asarray, result)
+    return [
+        _face(box, jax.tree.map(lambda x, i=i: x[i], host))
+        for i, box in enumerate(boxes)
+    ]
+
+
+@jax.jit
+def _params_global(params: PDMParams) -> Float[Array, " 6"]:
+    return params.params_global
+
+
+def _face(box: np.ndarray, result: FitResult) -> Face:
+    return Face(
+        box=box.astype(np.float64),
+        landmarks=np.asarray(result.landmarks),
+        params_global=np.asarray(_params_global(result.params)),
+        status=Status(int(result.status)),
+        converged=bool(result.converged),
+        steps=int(np.sum(result.num_steps)),
+        log_likelihood=float(result.log_likelihood),
+        view=int(result.view),
+    )
+
+
+def write_faces(
+    path: str | os.PathLike[str], faces: Sequence[Face], num_landmarks: int
+) -> None:
+    """Writes one row per face.
+
+    Columns: `face` (counted from 0), `status`, `converged`, `steps`, `log_likelihood`,
+    `view`, the start box `box_x` to `box_height`, the pose `scale`, `pitch`, `yaw`,
+    `roll` (radians), `tx`, `ty`, then `x_0` ... and `y_0` ... of the landmarks. A
+    number has the digits needed to read it back exactly; one that is not finite is
+    left empty.
+
+    Args:
+        path: Where to; a file already there is replaced.
+        faces: What was found; may be none.
+        num_landmarks: Landmarks of the model, which set the columns.
+
+    Raises:
+        MediaError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_faces(Path(folder, "a.csv"), [], num_landmarks=2)
+        ...     Path(folder, "a.csv").read_text()[-16:]
+        'x_0,x_1,y_0,y_1\\n'
+    """
+    header = (
+        *_FACE_COLUMNS,
+        *(f"box_{name}" for name in BOX_COLUMNS),
+        *_POSE_COLUMNS,
+        *(f"{axis}_{i}" for axis in "xy" for i in range(num_landmarks)),
+    )
+    rows = (
+        (
+            index,
+            face.status.name,
+            str(face.converged).lower(),
+            face.steps,
+            _number(face.log_likelihood),
+            face.view,
+            *map(_number, face.box),
+            *map(_number, face.params_global),
+            *map(_number, face.landmarks.T.ravel()),
+        )
+        for index, face in enumerate(faces)
+    )
+    write_rows(path, header, rows)
+
+
+def write_rows(
+    path: str | os.PathLike[str], header: Sequence[str], rows: Iterable[Sequence]
+) -> None:
+    """Writes a table as UTF-8 text with commas, whole or not at all.
+
+    Args:
+        path: Where to; a file already there is replaced.
+        header: Names of the columns.
+        rows: Their values.
+
+    Raises:
+        MediaError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_rows(Path(folder, "a.csv"), ("a", "b"), [(1, "x,y")])
+        ...     Path(folder, "a.csv").read_text()
+        'a,b\\n1,"x,y"\\n'
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    # File names may hold bytes that are no text; they go out as they came in.
+    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def read_boxes(path: str | os.PathLike[str]) -> dict[str, Float64[np.ndarray, "b 4"]]:
+    """Reads boxes from a table with a header.
+
+    It has the columns `x`, `y`, `width` and `height`, in pixels and tight around the
+    landmarks, `image` unless all boxes are of one image, and any others. Numbers that
+    make no box (NaN, a negative width) are kept: that face gets a row with a status.
+
+    Args:
+        path: The table, text with commas.
+
+    Returns:
+        For each `image`, as written there, its boxes in the order of the rows; under
+        `ANY_IMAGE` where there is no such column.
+
+    Raises:
+        TableError: If it is no such table; the message names line, column and value.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table = Path(folder, "boxes.csv")
+        ...     _ = table.write_text("image,x,y,width,height\\na.jpg,1,2,30,40\\n")
+        ...     {name: boxes.tolist() for name, boxes in read_boxes(table).items()}
+        {'a.jpg': [[1.0, 2.0, 30.0, 40.0]]}
+    """
+    path = Path(path)
+    # The lines are kept as they are, for names of files may hold line breaks.
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    boxes: dict[str, list[list[float]]] = {}
+    try:
+        columns = _column_numbers(path, next(reader, []))
+        for row in reader:
+            if row:
+                place = f"{path}, line {reader.line_num}"
+                name, box = _parse_row(place, row, columns)
+                boxes.setdefault(name, []).append(box)
+    except csv.Error as error:
+        raise TableError(f"{path}, line {reader.line_num}: {error}") from error
+    return {name: np.array(rows, np.float64) for name, rows in boxes.items()}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise TableError(f"{path}: no such file") from error
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path}: byte {error.start} is not UTF-8 text") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    count: int
+    box: tuple[int, ...]
+    image: int | None
+
+
+def _column_numbers(path: Path, header: list[str]) -> _Columns:
+    names = [name.strip().lower() for name in header]
+    for name in (*BOX_COLUMNS, "image"):
+        if names.count(name) > 1:
+            raise TableError(f"{path}, line 1: column '{name}' occurs twice")
+    missing = [name for name in BOX_COLUMNS if name not in names]
+    if missing:
+        raise TableError(
+            f"{path}, line 1: no column '{missing[0]}' in the header; needed are"
+            f" {', '.join(BOX_COLUMNS)} and, for several images, image"
+        )
+    return _Columns(
+        count=len(names),
+        box=tuple(names.index(name) for name in BOX_COLUMNS),
+        image=names.index("image") if "image" in names else None,
+    )
+
+
+def _parse_row(
+    place: str, row: list[str], columns: _Columns
+) -> tuple[str, list[float]]:
+    if len(row) != columns.count:
+        raise TableError(
+            f"{place}: {len(row)} values under a header of {columns.count} columns"
+        )
+    box = []
+    for name, number in zip(BOX_COLUMNS, columns.box, strict=True):
+        try:
+            box.append(float(row[number]))
+        except ValueError as error:
+            raise TableError(
+                f"{place}, column '{name}': '{row[number]}' is not a number"
+            ) from error
+    if columns.image is None:
+        return ANY_IMAGE, box
+    image = row[columns.image].strip()
+    if not image:
+        raise TableError(f"{place}, column 'image': '' names no image")
+    return image, box
+
+
+def _number(value: float | np.floating) -> str:
+    return str(value) if math.isfinite(value) else ""

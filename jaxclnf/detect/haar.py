@@ -1,0 +1,100 @@
+"""Face boxes from OpenCV's Haar cascade, in the model's convention."""
+
+from pathlib import Path
+
+import cv2
+import cv2.data
+import numpy as np
+from jaxtyping import Float64
+
+CASCADE_NAME = "haarcascade_frontalface_alt.xml"
+"""The cascade that OpenFace uses; it comes with OpenCV."""
+
+_SCALE_STEP, _MIN_NEIGHBOURS = 1.2, 2
+
+# The cascade frames a face from the hairline to below the mouth. OpenFace's numbers
+# turn that square into a box around the landmarks: the corner moves and the sides
+# shrink by these fractions of width and height.
+_SHIFT = np.array([0.0578, 0.2166])
+_SHRINK = np.array([0.8924, 0.8676])
+
+
+def detect_faces(
+    image: np.ndarray, *, min_size: int = 50
+) -> Float64[np.ndarray, "b 4"]:
+    """Finds upright, frontal faces.
+
+    Args:
+        image: A grey picture `[row, column]`, uint8.
+        min_size: Side of the smallest square the cascade looks at, pixels.
+
+    Returns:
+        One `(x, y, width, height)` per face in pixels, tight around the 68 landmarks
+        (left outline to right outline, brows to chin); the largest first. No rows
+        where no face is found.
+
+    Raises:
+        ValueError: The picture is not grey or not uint8, or `min_size` is not
+            positive.
+        FileNotFoundError: This installation of OpenCV has no cascade files.
+
+    Mirrors:
+        LandmarkDetector::DetectFaces and its correction of the cascade's boxes.
+
+    Example:
+        >>> detect_faces(np.zeros((80, 60), np.uint8)).shape
+        (0, 4)
+    """
+    return boxes_from_haar(_raw_detections(image, min_size))
+
+
+def boxes_from_haar(raw: np.ndarray) -> Float64[np.ndarray, "b 4"]:
+    """Turns the cascade's squares into boxes around the landmarks.
+
+    Args:
+        raw: One `(x, y, width, height)` per face, as the cascade gives them.
+
+    Returns:
+        Corrected boxes, the largest first; equally large ones by their corner.
+
+    Example:
+        >>> boxes_from_haar(np.array([[100, 50, 200, 200]])).tolist()
+        [[111.56, 93.32, 178.48, 173.52]]
+    """
+    raw = np.asarray(raw, np.float64).reshape(-1, 4)
+    corner, size = raw[:, :2], raw[:, 2:]
+    boxes = np.concatenate([corner + _SHIFT * size, _SHRINK * size], axis=1)
+    order = np.lexsort((boxes[:, 1], boxes[:, 0], -size.prod(axis=1)))
+    return boxes[order]
+
+
+def _raw_detections(image: np.ndarray, min_size: int) -> np.ndarray:
+    if image.ndim != 2 or image.dtype != np.uint8:
+        raise ValueError(
+            "face detection needs a grey uint8 picture [row, column], not "
+            f"{image.dtype} of shape {image.shape}"
+        )
+    if min_size < 1:
+        raise ValueError(
+            f"min_size must be a positive number of pixels, not {min_size}"
+        )
+    if not image.size:
+        return np.empty((0, 4))
+    return np.asarray(
+        _cascade().detectMultiScale(
+            np.ascontiguousarray(image),
+            scaleFactor=_SCALE_STEP,
+            minNeighbors=_MIN_NEIGHBOURS,
+            minSize=(min_size, min_size),
+        )
+    )
+
+
+def _cascade() -> cv2.CascadeClassifier:
+    path = Path(cv2.data.haarcascades, CASCADE_NAME)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"OpenCV's face cascade is missing: {path}. Reinstall "
+            "opencv-python-headless (4.10 or later, below 5), or give boxes yourself."
+        )
+    return cv2.CascadeClassifier(str(path))

@@ -1,0 +1,1 @@
+"""What a landmark looks like: patch experts turn the image into response maps."""

@@ -1,0 +1,84 @@
+"""The arrays of trained patch experts, one object per scale."""
+
+from jaxtyping import Array, Bool, Float
+
+from jaxclnf.pytree import pytree_dataclass, static
+
+
+@pytree_dataclass
+class CCNFExperts:
+    """Continuous conditional neural field experts of one scale, all views.
+
+    Where a landmark has no expert in a view (it is invisible there), `alpha` is zero.
+    """
+
+    patch_scaling: Float[Array, ""]
+    """Size of the reference frame, pixels per millimetre."""
+    view_centers: Float[Array, "v 3"]
+    """Pitch, yaw and roll in the middle of each view, radians."""
+    visibility: Bool[Array, "v n"]
+    """Whether a landmark has an expert in a view."""
+    weights: Float[Array, "v n k p p"]
+    """Filter of each neuron, `[row, column]`."""
+    norm_weights: Float[Array, "v n k"]
+    """Gain of each neuron's filter."""
+    bias: Float[Array, "v n k"]
+    """Offset of each neuron."""
+    alpha: Float[Array, "v n k"]
+    """Weight of each neuron in the field."""
+    beta: Float[Array, "v n c"]
+    """Weight of each neighbour matrix."""
+    confidence: Float[Array, "v n"]
+    """How far an expert is to be trusted (validation correlation)."""
+    neighbours: dict[int, Float[Array, "c _ _"]]
+    """Neighbour matrices of a `w x w` window for each size they were trained with:
+    `(c, w * w, w * w)`, both grid axes flattened row by row."""
+    sigma: dict[int, Float[Array, "v n _ _"]]
+    """Covariance of the response map for each window size prepared by `with_sigma`:
+    `(v, n, w * w, w * w)`; zero where there is no expert."""
+
+
+@pytree_dataclass
+class SVRExperts:
+    """Support vector regression experts of one scale, all views."""
+
+    patch_scaling: Float[Array, ""]
+    """Size of the reference frame, pixels per millimetre."""
+    view_centers: Float[Array, "v 3"]
+    """Pitch, yaw and roll in the middle of each view, radians."""
+    visibility: Bool[Array, "v n"]
+    """Whether a landmark has an expert in a view."""
+    weights: Float[Array, "v n k p p"]
+    """Template of each modality, `[row, column]`."""
+    scaling: Float[Array, "v n k"]
+    """Gain of each modality's correlation."""
+    bias: Float[Array, "v n k"]
+    """Offset of each modality."""
+    confidence: Float[Array, "v n"]
+    """How far an expert is to be trusted, summed over modalities."""
+    modalities: tuple[str, ...] = static()
+    """What each template is compared with: `"grey"` or `"gradient"`."""
+
+
+PatchExperts = CCNFExperts | SVRExperts
+"""Any family of experts; all have the fields up to `visibility`, and `confidence`."""
+
+
+@pytree_dataclass
+class ResponseMaps:
+    """What the experts of one scale say about the neighbourhood of a shape."""
+
+    maps: Float[Array, "n w w"]
+    """Alignment scores, `[row, column]` in the reference frame, not negative."""
+    base_shape: Float[Array, "n 2"]
+    """Landmarks at the centres of the maps, image pixels."""
+    ref_from_img: Float[Array, "2 2"]
+    """Image to reference frame, scale times rotation."""
+    img_from_ref: Float[Array, "2 2"]
+    """Its inverse."""
+    visibility: Bool[Array, " n"]
+    """Whether a landmark has an expert in the view used; maps of others are zero."""
+    confidence: Float[Array, " n"]
+    """Confidence of the experts used."""
+    view: Array
+    """Index of the view used, int32."""

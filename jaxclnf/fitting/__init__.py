@@ -1,0 +1,1 @@
+"""A whole face: options, the model, its scales, and `fit`."""

@@ -1,0 +1,235 @@
+"""`fit`: faces in one image, from boxes or parameters to results."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Num
+
+from jaxclnf.experts.area import GreyImage
+from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.result import FitResult, FitTrace
+from jaxclnf.fitting.schedule import fit_face
+from jaxclnf.shape.initial import params_from_box
+from jaxclnf.shape.pdm import PDMParams
+
+_SMALLEST_CANVAS = 256
+_CHUNK = 64
+"""Faces that an accelerator fits at once; on CPU one at a time is fastest."""
+
+
+def fit(
+    model: CLNFModel,
+    image: GreyImage,
+    boxes: Num[Array | np.ndarray, "*b 4"] | None = None,
+    *,
+    params: PDMParams | None = None,
+    options: FitOptions = FitOptions(),  # noqa: B008 (immutable)
+) -> FitResult:
+    """Fits the landmarks of one face, or of several faces in one image.
+
+    Every scale goes once through: response maps around the present shape, a rigid phase
+    (pose only), a non-rigid phase (pose and modes), each to convergence. Images of all
+    sizes up to the next power of two share one compilation, any number of faces too.
+    Inside `jax.jit` or `jax.vmap` it works as any JAX function.
+
+    Args:
+        model: The model; `model.prepared(options.window_sizes)` makes it faster.
+        image: Grey values, pixel centres at integer coordinates.
+        boxes: `(x, y, width, height)` of one face or one per row, tight around the
+            landmarks (left to right outline, brows to chin), pixels.
+        params: Where to start instead of boxes; with or without one leading axis.
+        options: The options.
+
+    Returns:
+        The result, with a leading axis if there was one. A box that is not finite, has
+        no size or lies wholly outside the image gives `Status.BAD_START`, not an error.
+
+    Raises:
+        ValueError: The image is not two-dimensional or empty, boxes do not end in 4
+            numbers, or not exactly one of `boxes` and `params` is given.
+
+    Example:
+        >>> result = fit(model, image, box, options=FitOptions(window_sizes=(9, 7)))
+        >>> bool(result.converged)
+        True
+        >>> error = jnp.abs(result.landmarks - landmarks)
+        >>> bool(error.max() < 2.0)
+        True
+    """
+    return _fit(model, image, boxes, params, options, with_trace=False)[0]
+
+
+def fit_with_trace(
+    model: CLNFModel,
+    image: GreyImage,
+    boxes: Num[Array | np.ndarray, "*b 4"] | None = None,
+    *,
+    params: PDMParams | None = None,
+    options: FitOptions = FitOptions(),  # noqa: B008 (immutable)
+) -> tuple[FitResult, FitTrace]:
+    """`fit` with a record of every state of every phase.
+
+    Args:
+        model: The model.
+        image: Grey values.
+        boxes: As for `fit`.
+        params: As for `fit`.
+        options: The options; `max_steps` sets the length of the record.
+
+    Returns:
+        The result, exactly that of `fit`, and the trace.
+
+    Raises:
+        ValueError: As `fit`.
+
+    Example:
+        >>> options = FitOptions(window_sizes=(7,), max_steps=30)
+        >>> result, trace = fit_with_trace(model, image, box, options=options)
+        >>> bool((trace.valid.sum(-1) - 1 == result.num_steps).all())
+        True
+    """
+    result, trace = _fit(model, image, boxes, params, options, with_trace=True)
+    assert trace is not None
+    return result, trace
+
+
+@partial(jax.jit, static_argnames="with_trace")
+def _fit_one(
+    model: CLNFModel,
+    image: Array,
+    image_size: Array,
+    params: PDMParams,
+    options: FitOptions,
+    with_trace: bool,
+) -> tuple[FitResult, FitTrace | None]:
+    return fit_face(model, image, image_size, params, options, with_trace=with_trace)
+
+
+@partial(jax.jit, static_argnames="with_trace")
+def _fit_chunk(
+    model: CLNFModel,
+    image: Array,
+    image_size: Array,
+    params: PDMParams,
+    options: FitOptions,
+    with_trace: bool,
+) -> tuple[FitResult, FitTrace | None]:
+    return jax.vmap(
+        lambda p: fit_face(model, image, image_size, p, options, with_trace=with_trace)
+    )(params)
+
+
+_start_from_box = jax.jit(params_from_box)
+_starts_from_boxes = jax.jit(jax.vmap(params_from_box, in_axes=(None, 0)))
+
+
+def _fit(
+    model: CLNFModel,
+    image: Any,
+    boxes: Any,
+    params: PDMParams | None,
+    options: FitOptions,
+    with_trace: bool,
+) -> tuple[FitResult, FitTrace | None]:
+    if image.ndim != 2 or 0 in image.shape:
+        raise ValueError(
+            f"image has shape {image.shape}; expected grey values (height, width)"
+        )
+    if (boxes is None) == (params is None):
+        raise ValueError("expected either boxes or params, not both and not neither")
+    dtype = model.pdm.mean_shape.dtype
+    traced = any(
+        isinstance(leaf, jax.core.Tracer)
+        for leaf in jax.tree.leaves((model, image, boxes, params, options))
+    )
+    xp = jnp if traced else np
+    if params is not None:
+        starts = jax.tree.map(lambda x: xp.asarray(x, dtype), params)
+        batched = starts.scale.ndim == 1
+    else:
+        if boxes.ndim not in (1, 2) or boxes.shape[-1] != 4:
+            raise ValueError(
+                f"boxes have shape {boxes.shape}; expected (4,) or (faces, 4), each "
+                "(x, y, width, height)"
+            )
+        boxes = xp.asarray(boxes, dtype)
+        batched = boxes.ndim == 2
+        starts = None
+
+    size = xp.asarray(image.shape, xp.int32)
+    if traced:
+        image = jnp.asarray(image)
+        if starts is None:
+            start = _starts_from_boxes if batched else _start_from_box
+            starts = start(model.pdm, boxes)
+        run = _fit_chunk if batched else _fit_one
+        return run(model, image, size, starts, options, with_trace)
+
+    canvas = jnp.asarray(_on_canvas(np.asarray(image), dtype))
+    if not batched:
+        if starts is None:
+            starts = _start_from_box(model.pdm, boxes)
+        return _fit_one(model, canvas, size, starts, options, with_trace)
+    if starts is None:
+        starts = _rows_of_boxes(model, boxes)
+    return _fit_rows(model, canvas, size, starts, options, with_trace)
+
+
+def _rows_of_boxes(model: CLNFModel, boxes: np.ndarray) -> PDMParams:
+    rows = [_start_from_box(model.pdm, box) for box in boxes]
+    if not rows:
+        return jax.tree.map(np.asarray, _starts_from_boxes(model.pdm, boxes))
+    return jax.tree.map(lambda *x: np.stack(x), *rows)
+
+
+def _fit_rows(
+    model: CLNFModel,
+    image: Array,
+    image_size: np.ndarray,
+    starts: PDMParams,
+    options: FitOptions,
+    with_trace: bool,
+) -> tuple[FitResult, FitTrace | None]:
+    """Fits any number of faces with the programs for one face, or one chunk of them."""
+    count = starts.scale.shape[0]
+    one = partial(_fit_one, model, image, image_size)
+    chunk = partial(_fit_chunk, model, image, image_size)
+    if count == 0:
+        return chunk(starts, options, with_trace)
+    if jax.default_backend() == "cpu":
+        rows = [
+            one(jax.tree.map(lambda x, i=i: x[i], starts), options, with_trace)
+            for i in range(count)
+        ]
+        return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *rows)
+    # The last chunk is filled up with faces that end at once for a bad start.
+    fill = -count % _CHUNK
+    padded = jax.tree.map(
+        lambda x: np.concatenate([x, np.full((fill, *x.shape[1:]), np.nan, x.dtype)]),
+        starts,
+    )
+    chunks = [
+        chunk(
+            jax.tree.map(lambda x, i=i: x[i : i + _CHUNK], padded), options, with_trace
+        )
+        for i in range(0, count, _CHUNK)
+    ]
+    return jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)[:count]), *chunks)
+
+
+def _on_canvas(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The image in the corner of a zero square with a power of two as its side.
+
+    Outside the image counts as 0 anyway, so results do not change, and photographs of
+    all sizes need at most one compilation per power of two.
+    """
+    if image.dtype != np.uint8:
+        image = image.astype(dtype)
+    side = max(_SMALLEST_CANVAS, 1 << (max(image.shape) - 1).bit_length())
+    canvas = np.zeros((side, side), image.dtype)
+    canvas[: image.shape[0], : image.shape[1]] = image
+    return canvas

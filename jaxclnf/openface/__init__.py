@@ -1,0 +1,1 @@
+"""OpenFace's model files, read into our own types."""

@@ -1,0 +1,219 @@
+"""OpenFace's main files: which shape model, experts and parts make up a model.
+
+A main file names a detector file (shape model and experts), the main files of parts,
+and things that only OpenFace needs. One directive per line, paths relative to the file.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Int
+
+from jaxclnf.errors import ModelFileError
+from jaxclnf.experts.types import PatchExperts
+from jaxclnf.fitting.model import CLNFModel, CLNFPart, ModelInfo
+from jaxclnf.openface.ccnf_file import read_ccnf
+from jaxclnf.openface.directives import Directive, named, only, read_directives
+from jaxclnf.openface.matrices import read_text
+from jaxclnf.openface.pdm_file import read_pdm
+from jaxclnf.openface.svr_file import read_svr
+from jaxclnf.openface.triangulation_file import read_triangulations
+from jaxclnf.shape.pdm import PDM
+
+_LICENCE_FILES = ("OpenFace-license.txt", "Copyright.txt")
+_LICENCE_IN_SHORT = (
+    "OpenFace licence: academic or non-profit, non-commercial research use only."
+)
+
+
+def read_openface_model(
+    path: str | os.PathLike[str], dtype: DTypeLike = np.float32
+) -> CLNFModel:
+    """Reads a complete model of OpenFace 2, parts included.
+
+    Args:
+        path: A main file (`main_clnf_general.txt`) or a detector file
+            (`clnf_general.txt`).
+        dtype: Floating type of the arrays; float64 needs JAX's x64 mode.
+
+    Returns:
+        The model, without Sigma matrices. Its licence is the text found beside the
+        files, at most two folders up.
+
+    Raises:
+        ModelFileError: If a file is missing, damaged, does not fit the others, or holds
+            convolutional experts.
+
+    Mirrors:
+        CLNF::Read. Of experts of several families, OpenFace's choice is made.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".txt") as file:
+        ...     _ = file.write(b"Hello")
+        ...     file.flush()
+        ...     try:
+        ...         read_openface_model(file.name)
+        ...     except ValueError as error:
+        ...         print(str(error).removeprefix(file.name)[:29])
+        , line 1: found 'Hello', expe
+    """
+    return _read_model(Path(path), dtype, ())
+
+
+def read_openface_pdm(
+    path: str | os.PathLike[str], dtype: DTypeLike = np.float32
+) -> PDM:
+    """Reads only the shape model that a main or detector file names.
+
+    Unlike `read_openface_model` it does not look at the experts, so their family does
+    not matter and they may be missing.
+
+    Args:
+        path: A main or detector file.
+        dtype: Floating type of the arrays.
+
+    Returns:
+        The shape model.
+
+    Raises:
+        ModelFileError: If a file is missing or damaged.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     detector = pathlib.Path(folder, "clnf_tiny.txt")
+        ...     _ = detector.write_text("PDM pdm.txt")
+        ...     pdm_text = "3 1 6 0 0 1  3 1 6 1 0 0  1 1 6 4"
+        ...     _ = pathlib.Path(folder, "pdm.txt").write_text(pdm_text)
+        ...     read_openface_pdm(detector).num_landmarks
+        1
+    """
+    _, detector = _main_and_detector(Path(path))
+    return read_pdm(only(detector, "PDM").target(), dtype)
+
+
+def _read_model(path: Path, dtype: DTypeLike, outer: tuple[Path, ...]) -> CLNFModel:
+    main, detector = _main_and_detector(path)
+    # Before anything else: the usual copy of OpenFace lacks the files of these experts.
+    _refuse_convolutional(detector)
+    pdm = read_pdm(only(detector, "PDM").target(), dtype)
+    here = (*outer, path.resolve())
+    parts = [
+        _read_part(directive, pdm, dtype, here)
+        for directive in named(main, "LandmarkDetector_part")
+    ]
+    return CLNFModel(
+        pdm=pdm,
+        experts=_read_experts(detector, pdm, dtype),
+        parts=tuple(parts),
+        triangulations=_read_triangles(detector, pdm),
+        info=ModelInfo(
+            name=path.stem.removeprefix("main_"),
+            licence=_find_licence(path),
+            provenance=f"OpenFace 2.x model file {path.name}",
+        ),
+    )
+
+
+def _main_and_detector(path: Path) -> tuple[list[Directive], list[Directive]]:
+    directives = read_directives(path)
+    if directives[0].is_detector:
+        return [], directives
+    detector_file = only(directives, "LandmarkDetector").target()
+    detector = read_directives(detector_file)
+    if not detector[0].is_detector:
+        raise detector[0].error("a main file", "a detector file, which begins with PDM")
+    return directives, detector
+
+
+def _refuse_convolutional(detector: Sequence[Directive]) -> None:
+    if convolutional := named(detector, "PatchesCEN"):
+        raise convolutional[0].error(
+            "convolutional experts (CE-CLM), which this version does not support",
+            "CCNF or SVR experts; use a CLNF or CLM main file, such as"
+            " main_clnf_general.txt, main_clnf_wild.txt, main_clnf_multi_pie.txt,"
+            " main_clm_general.txt or main_clm_wild.txt",
+        )
+
+
+def _read_experts(
+    detector: Sequence[Directive], pdm: PDM, dtype: DTypeLike
+) -> tuple[PatchExperts, ...]:
+    ccnf = named(detector, "PatchesCCNF")
+    directives = ccnf or named(detector, "PatchesIntensity")
+    if not directives:
+        raise ModelFileError(
+            f"{detector[0].file}: found no experts, expected PatchesCCNF or"
+            " PatchesIntensity once per scale"
+        )
+    read = read_ccnf if ccnf else read_svr
+    experts = [read(directive.target(), dtype) for directive in directives]
+    for directive, scale in zip(directives, experts, strict=True):
+        num_landmarks = scale.visibility.shape[1]
+        if num_landmarks != pdm.num_landmarks:
+            raise directive.error(
+                f"experts for {num_landmarks} landmarks",
+                f"{pdm.num_landmarks}, as in the PDM",
+            )
+    return tuple(experts)
+
+
+def _read_triangles(
+    detector: Sequence[Directive], pdm: PDM
+) -> tuple[Int[Array, "_ 3"], ...]:
+    directives = named(detector, "Triangulations")
+    if not directives:
+        return ()
+    directive = only(detector, "Triangulations")
+    triangulations = read_triangulations(directive.target())
+    largest = max(int(triangles.max()) for triangles in triangulations)
+    if largest >= pdm.num_landmarks:
+        raise directive.error(
+            f"a triangle with landmark {largest}", f"less than {pdm.num_landmarks}"
+        )
+    return triangulations
+
+
+def _read_part(
+    directive: Directive, pdm: PDM, dtype: DTypeLike, outer: tuple[Path, ...]
+) -> CLNFPart:
+    words = directive.rest.split()
+    if len(words) < 4 or len(words) % 2:
+        raise directive.error(
+            f"{len(words)} words", "a main file, a name, and pairs of landmark indices"
+        )
+    file = directive.target(words[0])
+    if file.resolve() in outer:
+        raise directive.error(f"{words[0]!r}, which this is a part of", "another file")
+    model = _read_model(file, dtype, outer)
+    return CLNFPart(
+        model=model,
+        main_index=_indices(directive, words[2::2], pdm.num_landmarks),
+        part_index=_indices(directive, words[3::2], model.pdm.num_landmarks),
+        name=words[1],
+    )
+
+
+def _indices(
+    directive: Directive, words: Sequence[str], num_landmarks: int
+) -> Int[Array, " q"]:
+    for word in words:
+        if not (word.isdecimal() and len(word) < 9 and int(word) < num_landmarks):
+            raise directive.error(
+                f"landmark {word[:20]!r}", f"an index from 0 to {num_landmarks - 1}"
+            )
+    return jnp.asarray(np.array([int(word) for word in words], np.int32))
+
+
+def _find_licence(path: Path) -> str:
+    """The licence and notices nearest to a model file, at most two folders up."""
+    for folder in path.resolve().parents[:3]:
+        files = [folder / name for name in _LICENCE_FILES if (folder / name).is_file()]
+        if files:
+            return "\n\n".join(read_text(file).strip() for file in files)
+    return _LICENCE_IN_SHORT

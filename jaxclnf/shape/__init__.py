@@ -1,0 +1,1 @@
+"""Where the landmarks are: rotations, similarities, the point distribution model."""

@@ -1,0 +1,228 @@
+"""Parameters from a face box, and from given landmarks."""
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.linalg import cho_factor, cho_solve
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxclnf.shape.pdm import (
+    NUM_RIGID,
+    PDM,
+    PDMParams,
+    jacobian,
+    project,
+    retract,
+    shape_3d,
+)
+
+
+def params_from_box(
+    pdm: PDM,
+    box: Float[Array, " 4"],
+    rotation: Float[Array, "3 3"] | None = None,
+    params_local: Float[Array, " m"] | None = None,
+) -> PDMParams:
+    """The pose at which a shape fills a box.
+
+    Args:
+        pdm: The shape model.
+        box: `(x, y, width, height)` tight around the landmarks, pixels.
+        rotation: Rotation matrix of the face; frontal if not given.
+        params_local: Weights of the modes; zero if not given.
+
+    Returns:
+        Parameters whose scale is the mean of the two sides' ratios, centred in the box.
+
+    Mirrors:
+        PDM::CalcParams, from a bounding box.
+
+    Example:
+        >>> start = params_from_box(pdm, jnp.asarray([10.0, 20.0, 100.0, 100.0]))
+        >>> x, y, width, height = bounding_box(project(pdm, start))
+        >>> bool(jnp.allclose(jnp.stack([x + width / 2, y + height / 2]),
+        ...     jnp.asarray([60.0, 70.0]), atol=1e-3))
+        True
+    """
+    dtype = pdm.mean_shape.dtype
+    if rotation is None:
+        rotation = jnp.eye(3, dtype=dtype)
+    if params_local is None:
+        params_local = jnp.zeros(pdm.num_modes, dtype)
+    turned = jnp.matmul(shape_3d(pdm, params_local), rotation.T, precision="highest")
+    low, high = turned[:, :2].min(axis=0), turned[:, :2].max(axis=0)
+    scale = jnp.mean(box[2:] / (high - low))
+    return PDMParams(
+        scale=scale,
+        rotation=rotation,
+        translation=box[:2] + box[2:] / 2 - scale * (low + high) / 2,
+        params_local=params_local,
+    )
+
+
+class _Search(NamedTuple):
+    params: PDMParams
+    error: Float[Array, ""]
+    num_bad: Int[Array, ""]
+    num_steps: Int[Array, ""]
+    done: Bool[Array, ""]
+
+
+def params_from_landmarks(
+    pdm: PDM,
+    landmarks: Float[Array, "n 2"],
+    *,
+    visible: Bool[Array, " n"] | None = None,
+    rotation: Float[Array, "3 3"] | None = None,
+    dialect: Literal["converged", "openface"] = "converged",
+    max_steps: int = 1000,
+) -> PDMParams:
+    """Parameters whose projection comes nearest to given landmarks.
+
+    Minimises `sum |x_i(p) - landmark_i|^2 + sum_j q_j^2 / E_j` over visible landmarks by
+    Gauss-Newton, that is a prior of 1 px^2.
+
+    Args:
+        pdm: The shape model.
+        landmarks: Points, pixels; values of invisible ones do not matter.
+        visible: Which landmarks to use; all if not given.
+        rotation: Where to start; frontal if not given.
+        dialect: `"converged"` goes on until the landmarks rest, with steps halved
+            where they do not help; `"openface"` takes the reference's three-quarter
+            steps and its stop: the third time that an error, taken with the new pose
+            but the old modes, exceeds 0.999 of the one before.
+        max_steps: Step limit.
+
+    Returns:
+        The parameters; modes are not limited.
+
+    Raises:
+        ValueError: The dialect is neither of the two.
+
+    Mirrors:
+        PDM::CalcParams, from landmarks.
+
+    Example:
+        >>> found = params_from_landmarks(pdm, project(pdm, params))
+        >>> bool(jnp.allclose(project(pdm, found), project(pdm, params), atol=0.1))
+        True
+    """
+    if dialect not in ("converged", "openface"):
+        raise ValueError(f"dialect is {dialect!r}; expected 'converged' or 'openface'")
+    dtype = pdm.mean_shape.dtype
+    if visible is None:
+        visible = jnp.ones(landmarks.shape[0], bool)
+    if rotation is None:
+        rotation = jnp.eye(3, dtype=dtype)
+    seen = visible[:, None]
+    landmarks = jnp.where(seen, landmarks, 0)
+    centre = _box_centre(landmarks, seen)
+    # Away from the face's own place float32 would lose digits.
+    landmarks = jnp.where(seen, landmarks - centre[None, :], 0)
+    weight = seen.astype(dtype)
+
+    def residuals(params: PDMParams) -> Float[Array, "n 2"]:
+        return weight * (landmarks - project(pdm, params))
+
+    def cost(params: PDMParams) -> Float[Array, ""]:
+        prior = jnp.sum(params.params_local**2 / pdm.eigen_values)
+        return jnp.sum(residuals(params) ** 2) + prior
+
+    def gauss_newton(params: PDMParams) -> Float[Array, " d"]:
+        columns = (weight[:, :, None] * jacobian(pdm, params)).reshape(
+            2 * landmarks.shape[0], -1
+        )
+        precision = jnp.concatenate([jnp.zeros(NUM_RIGID, dtype), 1 / pdm.eigen_values])
+        position = jnp.concatenate([jnp.zeros(NUM_RIGID, dtype), params.params_local])
+        normal = jnp.matmul(columns.T, columns, precision="highest")
+        slope = jnp.matmul(
+            columns.T, residuals(params).reshape(-1), precision="highest"
+        )
+        factor = cho_factor(normal + jnp.diag(precision), lower=True)
+        return cho_solve(factor, slope - precision * position)
+
+    def openface_step(state: _Search) -> _Search:
+        params = retract(state.params, 0.75 * gauss_newton(state.params))
+        mixed = PDMParams(
+            scale=params.scale,
+            rotation=params.rotation,
+            translation=params.translation,
+            params_local=state.params.params_local,
+        )
+        error = jnp.sqrt(jnp.sum(residuals(mixed) ** 2))
+        num_bad = state.num_bad + (error > 0.999 * state.error)
+        return _Search(params, error, num_bad, state.num_steps + 1, num_bad >= 3)
+
+    def converged_step(state: _Search) -> _Search:
+        step = gauss_newton(state.params) * 0.5 ** state.num_bad.astype(dtype)
+        moved = jnp.einsum(
+            "nad,d->na", jacobian(pdm, state.params), step, precision="highest"
+        )
+        size = jnp.sqrt(jnp.sum((weight * moved) ** 2))
+        params = retract(state.params, step)
+        error = cost(params)
+        worse = error > state.error * (1 + 8 * jnp.finfo(dtype).eps)
+        bad = ~(error <= state.error) & worse
+        kept = PDMParams(
+            scale=jnp.where(bad, state.params.scale, params.scale),
+            rotation=jnp.where(bad, state.params.rotation, params.rotation),
+            translation=jnp.where(bad, state.params.translation, params.translation),
+            params_local=jnp.where(bad, state.params.params_local, params.params_local),
+        )
+        return _Search(
+            kept,
+            jnp.where(bad, state.error, error),
+            jnp.where(bad, state.num_bad + 1, jnp.zeros_like(state.num_bad)),
+            state.num_steps + 1,
+            size < 1e-4,
+        )
+
+    start = _pose_from_extent(pdm, landmarks, seen, rotation)
+    first = jnp.sqrt(jnp.sum(residuals(start) ** 2))
+    if dialect == "converged":
+        first = cost(start)
+    zero = jnp.zeros((), jnp.int32)
+    end = lax.while_loop(
+        lambda s: ~s.done & (s.num_steps < max_steps),
+        converged_step if dialect == "converged" else openface_step,
+        _Search(start, first, zero, zero, jnp.zeros((), bool)),
+    )
+    return PDMParams(
+        scale=end.params.scale,
+        rotation=end.params.rotation,
+        translation=end.params.translation + centre,
+        params_local=end.params.params_local,
+    )
+
+
+def _extent(
+    points: Float[Array, "n 2"], seen: Bool[Array, "n 1"]
+) -> tuple[Float[Array, " 2"], Float[Array, " 2"]]:
+    low = jnp.min(jnp.where(seen, points, jnp.inf), axis=0)
+    return low, jnp.max(jnp.where(seen, points, -jnp.inf), axis=0)
+
+
+def _box_centre(
+    points: Float[Array, "n 2"], seen: Bool[Array, "n 1"]
+) -> Float[Array, " 2"]:
+    low, high = _extent(points, seen)
+    return (low + high) / 2
+
+
+def _pose_from_extent(
+    pdm: PDM,
+    landmarks: Float[Array, "n 2"],
+    seen: Bool[Array, "n 1"],
+    rotation: Float[Array, "3 3"],
+) -> PDMParams:
+    """Zero modes, scale from the boxes of the visible points, centred between them."""
+    turned = jnp.matmul(pdm.mean_shape, rotation.T, precision="highest")[:, :2]
+    low, high = _extent(landmarks, seen)
+    model_low, model_high = _extent(turned, seen)
+    return PDMParams(
+        scale=jnp.mean((high - low) / (model_high - model_low)),
+        rotation=rotation,
+        translation=(low + high) / 2,
+        params_local=jnp.zeros_like(pdm.eigen_values),
+    )

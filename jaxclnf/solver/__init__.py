@@ -1,0 +1,1 @@
+"""From response maps to parameters: the objective, one step, the loop."""

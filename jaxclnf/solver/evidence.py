@@ -1,0 +1,151 @@
+"""What response maps say about a shape: positions in the maps, mean shifts, weights."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxclnf.experts.types import ResponseMaps
+from jaxclnf.pytree import pytree_dataclass
+from jaxclnf.shape.pdm import PDM, PDMParams, project
+from jaxclnf.solver.kde import log_kde
+from jaxclnf.solver.options import NURLMSOptions
+
+
+@pytree_dataclass
+class Evidence:
+    """What the response maps say at one set of parameters."""
+
+    shape: Float[Array, "n 2"]
+    """Landmarks, image pixels."""
+    log_densities: Float[Array, " n"]
+    """Log kernel density at each landmark; -inf where there is no evidence."""
+    mean_shifts: Float[Array, "n 2"]
+    """Mean-shift vectors in the image, pixels; 0 where there is no evidence."""
+
+
+def landmark_positions(
+    responses: ResponseMaps, shape: Float[Array, "n 2"]
+) -> Float[Array, "n 2"]:
+    """Where landmarks lie in their response maps.
+
+    Args:
+        responses: The maps.
+        shape: Landmarks, image pixels.
+
+    Returns:
+        `(column, row)` of each, real numbers, outside the map too.
+
+    Example:
+        >>> landmark_positions(responses, responses.base_shape)[0].tolist()
+        [3.0, 3.0]
+    """
+    a = responses.ref_from_img
+    moved = shape - responses.base_shape
+    centre = (responses.maps.shape[-1] - 1) / 2
+    return jnp.stack(
+        [
+            a[0, 0] * moved[:, 0] + a[0, 1] * moved[:, 1] + centre,
+            a[1, 0] * moved[:, 0] + a[1, 1] * moved[:, 1] + centre,
+        ],
+        axis=-1,
+    )
+
+
+def evaluate(
+    pdm: PDM, responses: ResponseMaps, params: PDMParams, options: NURLMSOptions
+) -> Evidence:
+    """Looks up the response maps at the shape of some parameters.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps.
+        params: Where to evaluate.
+        options: For the bandwidth.
+
+    Returns:
+        Shape, log densities and mean shifts in the image frame.
+
+    Example:
+        >>> evidence = evaluate(pdm, responses, params, NURLMSOptions())
+        >>> evidence.mean_shifts.shape == (pdm.num_landmarks, 2)
+        True
+    """
+    shape = project(pdm, params)
+    sigma = jnp.asarray(options.sigma, shape.dtype)
+    positions = landmark_positions(responses, shape)
+    log_densities, shifts = log_kde(responses.maps, positions, sigma)
+    visible = responses.visibility
+    b = responses.img_from_ref
+    shifts = jnp.stack(
+        [
+            b[0, 0] * shifts[:, 0] + b[0, 1] * shifts[:, 1],
+            b[1, 0] * shifts[:, 0] + b[1, 1] * shifts[:, 1],
+        ],
+        axis=-1,
+    )
+    return Evidence(
+        shape=shape,
+        log_densities=jnp.where(visible, log_densities, -jnp.inf),
+        mean_shifts=jnp.where(visible[:, None], shifts, 0),
+    )
+
+
+def mean_shifts(
+    pdm: PDM, responses: ResponseMaps, params: PDMParams, options: NURLMSOptions
+) -> Float[Array, "n 2"]:
+    """Mean-shift vectors of the landmarks of some parameters.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps.
+        params: Where to evaluate.
+        options: For the bandwidth.
+
+    Returns:
+        Vectors in the image frame, pixels; 0 where there is no evidence.
+
+    Example:
+        >>> shifts = mean_shifts(pdm, responses, params, NURLMSOptions())
+        >>> shifts.shape == (pdm.num_landmarks, 2)
+        True
+    """
+    return evaluate(pdm, responses, params, options).mean_shifts
+
+
+def landmark_weights(
+    responses: ResponseMaps, options: NURLMSOptions
+) -> Float[Array, " n"]:
+    """Weight of each landmark in the objective.
+
+    Args:
+        responses: For confidences and visibility.
+        options: For the weight factor.
+
+    Returns:
+        1 for all, or `weight_factor * confidence` where the factor is not 0; 0 for
+        landmarks that are invisible or whose map has no positive entry.
+
+    Example:
+        >>> weights = landmark_weights(responses, NURLMSOptions(weight_factor=0.0))
+        >>> bool(jnp.all(weights == responses.visibility))
+        True
+    """
+    dtype = responses.maps.dtype
+    factor = jnp.asarray(options.weight_factor, dtype)
+    weights = jnp.where(factor > 0, factor * responses.confidence, 1)
+    return jnp.where(has_evidence(responses), weights, 0)
+
+
+def has_evidence(responses: ResponseMaps) -> Bool[Array, " n"]:
+    """Which landmarks take part: visible, and with a positive entry in their map.
+
+    Args:
+        responses: The maps.
+
+    Returns:
+        True where a landmark pulls on the shape.
+
+    Example:
+        >>> bool(has_evidence(responses).all())
+        True
+    """
+    return responses.visibility & jnp.any(responses.maps > 0, axis=(1, 2))

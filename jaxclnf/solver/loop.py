@@ -1,0 +1,228 @@
+"""Start, step, stop: one phase of the optimiser, and its twin that keeps a record."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool
+
+from jaxclnf.experts.types import ResponseMaps
+from jaxclnf.shape.pdm import PDM, PDMParams
+from jaxclnf.solver.options import NURLMSOptions
+from jaxclnf.solver.state import NURLMSState
+from jaxclnf.solver.steps import STEPS, select, start
+from jaxclnf.status import Status
+
+
+@partial(jax.jit, static_argnames="rigid")
+def nu_rlms_init(
+    pdm: PDM,
+    responses: ResponseMaps,
+    params: PDMParams,
+    options: NURLMSOptions,
+    *,
+    rigid: bool = False,
+) -> NURLMSState:
+    """The state before the first step.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps of this scale.
+        params: Where to start; outside the mode bounds it is clamped.
+        options: The phase's options.
+        rigid: Move the pose only.
+
+    Returns:
+        A running state, or one that has already ended with a failure.
+
+    Example:
+        >>> state = nu_rlms_init(pdm, responses, params, NURLMSOptions())
+        >>> int(state.num_steps)
+        0
+    """
+    return start(pdm, responses, params, options, rigid=rigid)
+
+
+@partial(jax.jit, static_argnames="rigid")
+def nu_rlms_step(
+    pdm: PDM,
+    responses: ResponseMaps,
+    state: NURLMSState,
+    options: NURLMSOptions,
+    *,
+    rigid: bool = False,
+) -> NURLMSState:
+    """One iteration of the solver named in the options: pure and jitted.
+
+    It steps on whatever the status is; stopping is the loop's business.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps of this scale.
+        state: The state before.
+        options: The phase's options.
+        rigid: Move the pose only.
+
+    Returns:
+        The state after, with its status.
+
+    Raises:
+        ValueError: The solver's name is unknown.
+
+    Example:
+        >>> state = nu_rlms_init(pdm, responses, params, NURLMSOptions())
+        >>> while state.status == Status.RUNNING:
+        ...     state = nu_rlms_step(pdm, responses, state, NURLMSOptions())
+        >>> Status(int(state.status)).name
+        'CONVERGED'
+    """
+    if options.solver not in STEPS:
+        raise ValueError(
+            f"solver is {options.solver!r}; expected one of {', '.join(STEPS)}"
+        )
+    return STEPS[options.solver](pdm, responses, state, options, rigid=rigid)
+
+
+@partial(jax.jit, static_argnames="rigid")
+def nu_rlms(
+    pdm: PDM,
+    responses: ResponseMaps,
+    params: PDMParams,
+    options: NURLMSOptions,
+    *,
+    rigid: bool = False,
+) -> NURLMSState:
+    """Runs one phase until it converges, fails or reaches its step limit.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps of this scale.
+        params: Where to start; outside the mode bounds it is clamped.
+        options: The phase's options.
+        rigid: Move the pose only.
+
+    Returns:
+        The last state.
+
+    Mirrors:
+        CLNF::NU_RLMS.
+
+    Example:
+        >>> state = nu_rlms(pdm, responses, params, NURLMSOptions())
+        >>> bool(state.shape_delta < 0.005)
+        True
+    """
+    return resume(
+        pdm,
+        responses,
+        start(pdm, responses, params, options, rigid=rigid),
+        options,
+        rigid=rigid,
+    )
+
+
+def resume(
+    pdm: PDM,
+    responses: ResponseMaps,
+    state: NURLMSState,
+    options: NURLMSOptions,
+    *,
+    rigid: bool = False,
+) -> NURLMSState:
+    """Runs a phase on from a state; one that has ended is returned as it is.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps of this scale.
+        state: Where to go on.
+        options: The phase's options.
+        rigid: Move the pose only.
+
+    Returns:
+        The last state.
+
+    Example:
+        >>> state = nu_rlms(pdm, responses, params, NURLMSOptions(max_steps=1))
+        >>> int(resume(pdm, responses, state, NURLMSOptions()).num_steps)
+        1
+    """
+    return lax.while_loop(
+        lambda s: s.status == Status.RUNNING,
+        lambda s: nu_rlms_step(pdm, responses, s, options, rigid=rigid),
+        state,
+    )
+
+
+@partial(jax.jit, static_argnames="rigid")
+def nu_rlms_with_trace(
+    pdm: PDM,
+    responses: ResponseMaps,
+    params: PDMParams,
+    options: NURLMSOptions,
+    *,
+    rigid: bool = False,
+) -> tuple[NURLMSState, NURLMSState, Bool[Array, " t"]]:
+    """`nu_rlms` with a record of every state; also differentiable in reverse.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps of this scale.
+        params: Where to start; outside the mode bounds it is clamped.
+        options: The phase's options.
+        rigid: Move the pose only.
+
+    Returns:
+        The last state, exactly that of `nu_rlms`; all states with a leading axis of
+        `max_steps + 1` slots, the start in slot 0, the last state repeated after the
+        end; and which slots hold a state of their own.
+
+    Example:
+        >>> last, states, valid = nu_rlms_with_trace(
+        ...     pdm, responses, params, NURLMSOptions(max_steps=20)
+        ... )
+        >>> bool(valid.sum() == last.num_steps + 1)
+        True
+    """
+    first = start(pdm, responses, params, options, rigid=rigid)
+    return resume_with_trace(pdm, responses, first, options, rigid=rigid)
+
+
+def resume_with_trace(
+    pdm: PDM,
+    responses: ResponseMaps,
+    state: NURLMSState,
+    options: NURLMSOptions,
+    *,
+    rigid: bool = False,
+) -> tuple[NURLMSState, NURLMSState, Bool[Array, " t"]]:
+    """`resume` with a record of every state.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps of this scale.
+        state: Where to go on.
+        options: The phase's options.
+        rigid: Move the pose only.
+
+    Returns:
+        As `nu_rlms_with_trace`.
+
+    Example:
+        >>> first = nu_rlms_init(pdm, responses, params, NURLMSOptions())
+        >>> last, _, _ = resume_with_trace(
+        ...     pdm, responses, first, NURLMSOptions(max_steps=1)
+        ... )
+        >>> int(last.num_steps)
+        1
+    """
+
+    def body(s: NURLMSState, _: None) -> tuple[NURLMSState, tuple]:
+        running = s.status == Status.RUNNING
+        stepped = nu_rlms_step(pdm, responses, s, options, rigid=rigid)
+        after = select(running, stepped, s)
+        return after, (after, running)
+
+    last, (states, valid) = lax.scan(body, state, length=options.max_steps)
+    states = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), state, states)
+    return last, states, jnp.concatenate([jnp.ones((1,), bool), valid])

@@ -1,0 +1,142 @@
+"""Opening a model of whatever kind: a name, our own file, or one of OpenFace's."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxclnf.errors import ModelFileError
+from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.options import DEFAULT_WINDOW_SIZES
+from jaxclnf.openface.main_file import read_openface_model, read_openface_pdm
+from jaxclnf.openface.matrices import read_text
+from jaxclnf.openface.pdm_file import read_pdm
+from jaxclnf.shape.pdm import PDM
+from jaxclnf.storage.npz import read_model
+
+DEFAULT_MODEL = "default"
+"""Name of the model that comes with the package."""
+
+_PACKAGE = Path(__file__).parents[1]
+# In an installed package, and in a checkout of the repository.
+_MODEL_FOLDERS = (_PACKAGE / "models", _PACKAGE.parent / "models")
+
+
+def load_model(
+    path: str | os.PathLike[str] | None = None, *, dtype: DTypeLike = np.float32
+) -> CLNFModel:
+    """Loads a complete model, ready to fit with the default window sizes.
+
+    Args:
+        path: Our own model file (`.npz`), a main or detector file of OpenFace
+            (`main_clnf_general.txt`), or the bare name of an embedded model; `None` for
+            the default one.
+        dtype: Floating type of the arrays; float64 needs JAX's x64 mode.
+
+    Returns:
+        The model, with Sigma matrices for the default window sizes; parts have none.
+
+    Raises:
+        ModelFileError: If there is no such model, or its files are damaged, do not fit
+            together, or hold something that this version does not support.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder, "tiny.npz")
+        ...     save_model(model, file)
+        ...     loaded = load_model(file)
+        >>> loaded.pdm.num_landmarks == model.pdm.num_landmarks
+        True
+    """
+    file = _find(path)
+    if file.suffix.lower() == ".npz":
+        model = _cast(read_model(file), dtype)
+    else:
+        model = read_openface_model(file, dtype)
+    return model.prepared(DEFAULT_WINDOW_SIZES)
+
+
+def load_pdm(
+    path: str | os.PathLike[str] | None = None, dtype: DTypeLike = np.float32
+) -> PDM:
+    """Loads only a shape model.
+
+    Args:
+        path: As for `load_model`, or a PDM file of OpenFace. The experts are not looked
+            at in OpenFace's files, so here they may be of any family, or missing.
+        dtype: Floating type of the arrays; float64 needs JAX's x64 mode.
+
+    Returns:
+        The shape model.
+
+    Raises:
+        ModelFileError: If there is no such file or it is damaged.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder, "pdm.txt")
+        ...     _ = file.write_text("3 1 6 0 0 1  3 1 6 1 0 0  1 1 6 4")
+        ...     load_pdm(file).num_modes
+        1
+    """
+    file = _find(path)
+    if file.suffix.lower() == ".npz":
+        return _cast(read_model(file).pdm, dtype)
+    if _begins_with_number(file):
+        return read_pdm(file, dtype)
+    return read_openface_pdm(file, dtype)
+
+
+def _find(path: str | os.PathLike[str] | None) -> Path:
+    """The file meant by a path or a bare name."""
+    name = DEFAULT_MODEL if path is None else os.fspath(path)
+    file = Path(name)
+    is_bare = name == file.name and not file.suffix
+    if is_bare and not file.is_file():
+        return _find_embedded(name)
+    if file.is_file() and file.suffix.lower() not in (".npz", ".txt"):
+        raise ModelFileError(
+            f"{file}: found suffix {file.suffix!r}, expected '.npz' (our own model"
+            " file) or '.txt' (a main file of OpenFace)"
+        )
+    return file
+
+
+def _find_embedded(name: str) -> Path:
+    for folder in _MODEL_FOLDERS:
+        file = folder / f"{name}.npz"
+        if file.is_file():
+            return file
+    how = (
+        "pass a main file of OpenFace, such as main_clnf_general.txt, or a model file"
+        " (.npz): load_model(PATH), or --model PATH on the command line"
+    )
+    if name == DEFAULT_MODEL:
+        raise ModelFileError(f"found no embedded model, none is installed yet; {how}")
+    names = sorted({f.stem for d in _MODEL_FOLDERS for f in d.glob("*.npz")})
+    raise ModelFileError(
+        f"found no embedded model named {name!r}, expected one of {names} or a file; "
+        + how
+    )
+
+
+def _begins_with_number(file: Path) -> bool:
+    for line in read_text(file).splitlines():
+        words = line.split()
+        if words and not words[0].startswith("#"):
+            return words[0].isdecimal()
+    return False
+
+
+def _cast(tree, dtype: DTypeLike):
+    def cast(leaf: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return jnp.asarray(np.asarray(leaf).astype(dtype))
+
+    return jax.tree.map(cast, tree)

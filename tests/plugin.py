@@ -1,0 +1,48 @@
+"""Strict settings for every test, the marker rules, and names for the doctests."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(os.environ.get("JAXCLNF_SHARED", "../shared"))
+IN_CI = bool(os.environ.get("CI"))
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Leaves out slow tests by default, and shared ones where there is no data."""
+    selected = config.getoption("-m")
+    no_data = pytest.mark.skip(
+        reason=f"no reference data in {SHARED} (set JAXCLNF_SHARED to their folder)"
+    )
+    too_slow = pytest.mark.skip(reason="slow: set CI=1 or pass -m slow to run it")
+    for item in items:
+        if "slow" in item.keywords and not IN_CI and "slow" not in selected:
+            item.add_marker(too_slow)
+        if "shared" in item.keywords and not SHARED.is_dir():
+            item.add_marker(no_data)
+
+
+@pytest.fixture(autouse=True)
+def _doctest_names(doctest_namespace: dict, request: pytest.FixtureRequest) -> None:
+    if not request.node.name.startswith("jaxclnf."):
+        return
+    import jaxclnf
+    from tests import synthetic
+
+    doctest_namespace.update(
+        {name: getattr(jaxclnf, name) for name in jaxclnf.__all__},
+        jax=jax,
+        jnp=jnp,
+        np=np,
+        **synthetic.example(),
+    )

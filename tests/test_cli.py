@@ -1,0 +1,305 @@
+"""The command, as a person uses it."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxclnf.app.cli import COMMANDS, main
+from jaxclnf.app.fit import FitCommand, output_names
+from jaxclnf.app.info import describe_model
+from jaxclnf.app.media import read_image, write_png
+from jaxclnf.fitting.options import FitOptions
+from jaxclnf.storage.npz import save_model
+
+
+@pytest.fixture(scope="module")
+def model_file(example, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("model") / "tiny.npz"
+    save_model(example["model"], path)
+    return str(path)
+
+
+@pytest.fixture
+def photo(example, tmp_path) -> str:
+    path = tmp_path / "in" / "face.png"
+    path.parent.mkdir()
+    write_png(path, cv2.cvtColor(example["image"], cv2.COLOR_GRAY2BGR))
+    return str(path)
+
+
+@pytest.fixture
+def out(tmp_path) -> str:
+    return str(tmp_path / "out")
+
+
+def boxes_file(tmp_path, *rows: str, header: str = "image,x,y,width,height") -> str:
+    path = tmp_path / "boxes.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return str(path)
+
+
+def row(box) -> str:
+    return ",".join(map(str, np.asarray(box).tolist()))
+
+
+def read_table(*parts: str) -> list[dict[str, str]]:
+    with open(os.path.join(*parts), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+WINDOWS = ["--window-sizes", "7"]
+
+
+def test_a_face_is_fitted(example, model_file, photo, out, tmp_path, capsys):
+    boxes = boxes_file(tmp_path, "face.png," + row(example["box"]))
+    code = main(
+        ["fit", photo, "--model", model_file, "--boxes", boxes, "--out", out, *WINDOWS]
+    )
+    shown = capsys.readouterr()
+    assert (code, shown.err) == (0, "")
+    assert shown.out.startswith(f"{photo}: 1 face, 1 converged -> ")
+    assert sorted(os.listdir(out)) == ["face.csv", "face.png", "summary.csv"]
+    (face,) = read_table(out, "face.csv")
+    assert face["status"] == "CONVERGED" and int(face["steps"]) > 0
+    found = [[float(face[f"{k}_{i}"]) for k in "xy"] for i in range(example_size(face))]
+    np.testing.assert_allclose(found, example["landmarks"], atol=1.0)
+    (summary,) = read_table(out, "summary.csv")
+    assert summary["image"] == photo
+    assert (summary["faces"], summary["converged"], summary["problem"]) == (
+        "1",
+        "1",
+        "",
+    )
+
+
+def example_size(face: dict[str, str]) -> int:
+    return sum(name.startswith("x_") for name in face)
+
+
+def test_unusable_boxes_become_rows(example, model_file, photo, out, tmp_path, capsys):
+    bad = ["9000,10,50,50", "5,5,0,0", "5,5,-20,30", "5,5,60,-1", "nan,5,20,20"]
+    bad.append("5,inf,20,20")
+    boxes = boxes_file(tmp_path, *bad, row(example["box"]), header="x,y,width,height")
+    args = ["fit", photo, "--model", model_file, "--boxes", boxes, "--out", out]
+    assert main([*args, *WINDOWS]) == 0
+    faces = read_table(out, "face.csv")
+    assert [f["status"] for f in faces] == ["BAD_START"] * 6 + ["CONVERGED"]
+    assert [f["face"] for f in faces] == list("0123456")
+    assert all(f["x_0"] == f["y_2"] == "" for f in faces[:6])
+    assert "6 of 7 failed: BAD_START" in capsys.readouterr().out
+    (summary,) = read_table(out, "summary.csv")
+    assert (summary["faces"], summary["converged"]) == ("7", "1")
+
+
+def test_bad_photographs_do_not_stop_the_others(
+    model_file, photo, out, tmp_path, capsys
+):
+    folder = tmp_path / "in"
+    data = (folder / "face.png").read_bytes()
+    (folder / "cut.png").write_bytes(data[: len(data) // 2])
+    (folder / "empty.jpg").touch()
+    (folder / "text.jpg").write_text("no picture")
+    write_png(folder / "dot.png", np.zeros((1, 1, 3), np.uint8))
+    write_png(folder / "black.png", np.zeros((120, 90, 3), np.uint8))
+    names = ["missing.jpg", "cut.png", "empty.jpg", "text.jpg", "", "dot.png"]
+    images = [str(folder / name) for name in [*names, "black.png"]]
+    assert main(["fit", *images, "--model", model_file, "--out", out]) == 1
+
+    shown = capsys.readouterr()
+    problems = ["no such file", "truncated", "empty", "not an image", "is a folder"]
+    for line, problem in zip(shown.err.splitlines(), problems, strict=True):
+        assert line.startswith("jaxclnf: ") and problem in line
+    assert shown.out.count("no face found") == 2
+    written = ["black.csv", "black.png", "dot.csv", "dot.png", "summary.csv"]
+    assert sorted(os.listdir(out)) == written
+    assert read_table(out, "dot.csv") == []
+    summary = read_table(out, "summary.csv")
+    assert [line["image"] for line in summary] == [str(folder / n) for n in names] + [
+        images[-1]
+    ]
+    assert [line["table"] for line in summary] == [""] * 5 + ["dot.csv", "black.csv"]
+    for line, problem in zip(summary, [*problems, *["no face found"] * 2], strict=True):
+        assert problem in line["problem"]
+
+
+def test_no_image_of_the_table_was_given(model_file, photo, out, tmp_path, capsys):
+    boxes = boxes_file(tmp_path, "other.png,1,2,30,40", "third.png,1,2,30,40")
+    args = ["fit", photo, "--model", model_file, "--boxes", boxes, "--out", out]
+    assert main(args) == 0
+    shown = capsys.readouterr()
+    assert "2 other images" in shown.err and "'other.png'" in shown.err
+    assert "no box given" in shown.out
+    assert read_table(out, "face.csv") == []
+
+
+def test_whole_paths_tell_equal_names_apart(
+    example, model_file, photo, out, tmp_path, capsys
+):
+    other = str(tmp_path / "face.png")
+    write_png(other, np.zeros((50, 50, 3), np.uint8))
+    args = ["fit", photo, other, "--model", model_file, "--out", out, *WINDOWS]
+    boxes = boxes_file(tmp_path, f"{photo},{row(example['box'])}", f"{other},1,2,0,0")
+    assert main([*args, "--boxes", boxes]) == 0
+    assert read_table(out, "face.csv")[0]["status"] == "CONVERGED"
+    assert read_table(out, "face_2.csv")[0]["status"] == "BAD_START"
+    capsys.readouterr()
+    boxes = boxes_file(tmp_path, "face.png,1,2,30,40")
+    assert main([*args, "--boxes", boxes]) == 2
+    assert "'face.png' could mean" in capsys.readouterr().err
+
+
+def test_results_never_replace_what_they_come_from(example, model_file, photo, capsys):
+    folder = os.path.dirname(photo)
+    boxes = os.path.join(folder, "face_2.csv")
+    with open(boxes, "w") as file:
+        file.write(f"x,y,width,height\n{row(example['box'])}\n")
+    with open(photo, "rb") as file:
+        before = file.read()
+    args = ["fit", photo, "--model", model_file, "--boxes", boxes, "--out", folder]
+    assert main([*args, *WINDOWS]) == 0
+    with open(photo, "rb") as file:
+        assert file.read() == before
+    assert sorted(os.listdir(folder)) == [
+        "face.png",
+        "face_2.csv",
+        "face_3.csv",
+        "face_3.png",
+        "summary.csv",
+    ]
+
+
+def test_names_of_results(tmp_path):
+    images = ["a/x.jpg", "b/x.png", "x.png", "X_2.jpg", "summary.jpg", "y.tar.gz"]
+    names = output_names([tmp_path / image for image in images], tmp_path / "out")
+    assert names == ["x", "x_2", "x_3", "X_2_2", "summary_2", "y.tar"]
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        ([], "at least one photograph"),
+        (["a.jpg", "--window-sizes", "4"], "must be odd"),
+        (["a.jpg", "--window-sizes", "0", "0"], "not all 0"),
+        (["a.jpg", "--window-sizes", "-3"], "must be odd"),
+        (["a.jpg", "--max-steps", "0"], "--max-steps 0: must be a number, 1 or more"),
+        (["a.jpg", "--sigma", "0"], "--sigma 0.0: must be a number, above 0"),
+        (["a.jpg", "--sigma", "nan"], "--sigma nan"),
+        (["a.jpg", "--reg-factor", "-1"], "--reg-factor -1.0"),
+        (["a.jpg", "--weight-factor", "inf"], "--weight-factor inf"),
+        (["a.jpg", "--min-face", "0"], "--min-face 0"),
+        (["a.jpg", "--sigma", "wide"], "sigma"),
+        (["a.jpg", "--no-such-flag"], "no-such-flag"),
+        (["a.jpg", "--boxes", "no_such.csv"], "no_such.csv: no such file"),
+        (["a.jpg", "--model", "no_such.npz"], "no_such.npz"),
+        (["a.jpg", "--model", "no_such_name"], "no_such_name"),
+    ],
+)
+def test_wrong_arguments_end_in_one_message(
+    args, problem, model_file, out, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    if "--model" not in args:
+        args = [*args, "--model", model_file]
+    assert main(["fit", *args, "--out", out]) == 2
+    shown = capsys.readouterr()
+    assert problem in shown.err and shown.out == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_boxes_without_image_are_for_one_photograph(model_file, tmp_path, out, capsys):
+    boxes = boxes_file(tmp_path, "1,2,30,40", header="x,y,width,height")
+    args = ["fit", "a.jpg", "b.jpg", "--model", model_file, "--boxes", boxes]
+    assert main([*args, "--out", out]) == 2
+    assert "no column 'image', which 2 photographs need" in capsys.readouterr().err
+
+
+def test_output_folder_that_cannot_be_made(model_file, photo, capsys):
+    below_a_file = os.path.join(photo, "out")
+    assert main(["fit", photo, "--model", model_file, "--out", below_a_file]) == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written(model_file, photo, out, capsys):
+    os.makedirs(os.path.join(out, "face.png"))
+    assert main(["fit", photo, "--model", model_file, "--out", out]) == 1
+    assert "face.png: cannot be written" in capsys.readouterr().err
+    assert not [name for name in os.listdir(out) if name.endswith(".part")]
+    assert "cannot be written" in read_table(out, "summary.csv")[0]["problem"]
+
+
+def test_flags_change_the_preset():
+    plain, wild = FitOptions(), FitOptions.wild()
+    assert FitCommand(images=()).options.sigma == plain.sigma
+    options = FitCommand(images=(), wild=True, sigma=2.0, max_steps=7).options
+    assert (options.sigma, options.max_steps) == (2.0, 7)
+    assert options.window_sizes == wild.window_sizes
+    assert options.weight_factor == wild.weight_factor
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    assert main([command, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert COMMANDS[command][1] in text
+
+
+def test_help_is_quick():
+    # What takes long are the imports, so those are what is tested.
+    code = (
+        "import sys; from jaxclnf.app.cli import main; main(['--help']);"
+        "sys.exit(bool({'jax', 'cv2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("args", [[], ["no-such-command"], ["--no-such-flag"]])
+def test_no_command(args, capsys):
+    assert main(args) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_info(example, model_file, capsys):
+    assert main(["info", model_file]) == 0
+    text = capsys.readouterr().out
+    assert text == describe_model(example["model"]) + "\n"
+    assert text.splitlines()[1].split() == [
+        "landmarks",
+        str(example["pdm"].num_landmarks),
+    ]
+
+
+def test_info_without_a_model_file(tmp_path, capsys):
+    assert main(["info", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.shared
+def test_openface_model_is_described(openface_dir, capsys):
+    assert main(["info", str(openface_dir / "main_clnf_general.txt")]) == 0
+    text = capsys.readouterr().out
+    for words in ("0.25 px/mm, 7 views", "CCNF with 7 filters of 11 x 11", "inner, 51"):
+        assert words in text
+    assert "LICENSE AGREEMENT" in text
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_faces_of_a_photograph(shared, openface_dir, out, capsys):
+    photo = shared / "faces" / "openface_reference" / "openface_sample4.jpg"
+    model = str(openface_dir / "main_clnf_general.txt")
+    args = ["fit", str(photo), "--model", model, "--out", out]
+    # One scale, for a quick compilation.
+    assert main([*args, "--window-sizes", "11"]) == 0
+    (face,) = read_table(out, "openface_sample4.csv")
+    assert face["status"] == "CONVERGED"
+    left, right = float(face["x_36"]), float(face["x_45"])
+    assert 30 < right - left < 200
+    bgr, _ = read_image(os.path.join(out, "openface_sample4.png"))
+    assert bgr.shape == (600, 800, 3)

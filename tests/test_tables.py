@@ -1,0 +1,165 @@
+"""Tables of faces and of boxes."""
+
+import csv
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxclnf.app.errors import MediaError, TableError
+from jaxclnf.app.tables import (
+    ANY_IMAGE,
+    Face,
+    faces_of,
+    read_boxes,
+    write_faces,
+    write_rows,
+)
+from jaxclnf.fitting.result import FitResult
+from jaxclnf.shape.pdm import PDMParams
+from jaxclnf.status import Status
+
+
+def make_face(status: Status = Status.CONVERGED, num_landmarks: int = 3) -> Face:
+    converged = status == Status.CONVERGED
+    filled = np.linspace(0.1, 9.9, 2 * num_landmarks, dtype=np.float32)
+    nan = np.float32(np.nan)
+    return Face(
+        box=np.array([1.5, 2.0, 30.0, 40.0]),
+        landmarks=filled.reshape(-1, 2) if converged else np.full((3, 2), nan),
+        params_global=np.arange(6, dtype=np.float32) / 7
+        if converged
+        else nan.repeat(6),
+        status=status,
+        converged=converged,
+        steps=12 if converged else 0,
+        log_likelihood=-0.25 if converged else float("nan"),
+        view=1,
+    )
+
+
+def read_table(path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_faces_come_off_the_device():
+    euler = jnp.asarray([0.1, -0.2, 0.3])
+
+    def single(status: Status, x: float) -> FitResult:
+        vector = jnp.asarray([2.0, *euler.tolist(), x, 60.0])
+        return FitResult(
+            landmarks=jnp.full((5, 2), x),
+            params=PDMParams.from_global(vector, jnp.zeros(4)),
+            status=jnp.asarray(status, jnp.int32),
+            converged=jnp.asarray(status == Status.CONVERGED),
+            num_steps=jnp.asarray([[1, 2], [3, 4]], jnp.int32),
+            shape_delta=jnp.zeros((2, 2)),
+            gradient_norm=jnp.zeros((2, 2)),
+            log_likelihood=jnp.asarray(x),
+            landmark_log_likelihoods=jnp.zeros(5),
+            view=jnp.asarray(1, jnp.int32),
+        )
+
+    singles = single(Status.CONVERGED, 7.0), single(Status.BAD_START, np.nan)
+    result = jax.tree.map(lambda *x: jnp.stack(x), *singles)
+    good, bad = faces_of(np.arange(8.0).reshape(2, 4), result)
+    assert (good.status, good.converged, good.failed) == (Status.CONVERGED, True, False)
+    assert (bad.status, bad.converged, bad.failed) == (Status.BAD_START, False, True)
+    assert good.steps == 10 and good.log_likelihood == 7.0 and good.view == 1
+    np.testing.assert_allclose(good.params_global, [2.0, 0.1, -0.2, 0.3, 7.0, 60.0])
+    np.testing.assert_array_equal(bad.box, [4, 5, 6, 7])
+    assert np.isnan(bad.landmarks).all()
+
+
+def test_faces_of_no_boxes_is_empty(tmp_path):
+    write_faces(tmp_path / "a.csv", [], num_landmarks=68)
+    (header,) = (tmp_path / "a.csv").read_text().splitlines()
+    assert header.startswith("face,status,converged,steps,log_likelihood,view,box_x,")
+    assert header.endswith(",y_67") and len(header.split(",")) == 16 + 2 * 68
+
+
+def test_numbers_read_back_exactly_and_nan_is_empty(tmp_path):
+    face, failed = make_face(), make_face(Status.BAD_START)
+    write_faces(tmp_path / "a.csv", [face, failed], num_landmarks=3)
+    assert os.listdir(tmp_path) == ["a.csv"]
+    good, bad = read_table(tmp_path / "a.csv")
+    xy = [[np.float32(good[f"{axis}_{i}"]) for axis in "xy"] for i in range(3)]
+    np.testing.assert_array_equal(xy, face.landmarks)
+    pose = [np.float32(good[k]) for k in ("scale", "pitch", "yaw", "roll", "tx", "ty")]
+    np.testing.assert_array_equal(pose, face.params_global)
+    assert (good["face"], good["status"], good["converged"]) == (
+        "0",
+        "CONVERGED",
+        "true",
+    )
+    assert good["steps"] == "12" and good["log_likelihood"] == "-0.25"
+    assert (bad["face"], bad["status"], bad["converged"]) == ("1", "BAD_START", "false")
+    assert bad["box_width"] == "30.0"
+    assert all(bad[k] == "" for k in ("scale", "ty", "x_0", "y_2", "log_likelihood"))
+
+
+def test_names_that_are_no_text_are_written(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    write_rows(tmp_path / "a.csv", ("image",), [(name,)])
+    assert (tmp_path / "a.csv").read_bytes() == b"image\n" + b"caf\xe9.jpg\n"
+
+
+def test_unwritable_table_is_named(tmp_path):
+    with pytest.raises(MediaError, match="no/such"):
+        write_rows(tmp_path / "no" / "such" / "a.csv", ("a",), [])
+
+
+def test_boxes_by_image(tmp_path):
+    table = tmp_path / "boxes.csv"
+    table.write_bytes(
+        b"\xef\xbb\xbfnote,Image, x ,y,width,height\r\n"
+        b'first,"a, b.jpg",1,2.5,3e1,40\r\n'
+        b"\r\n"
+        b",c.jpg,nan,0,-5,inf\r\n"
+        b',"a, b.jpg",5,6,7,8\r\n'
+    )
+    boxes = read_boxes(table)
+    assert list(boxes) == ["a, b.jpg", "c.jpg"]
+    assert boxes["a, b.jpg"].tolist() == [[1, 2.5, 30, 40], [5, 6, 7, 8]]
+    np.testing.assert_array_equal(boxes["c.jpg"], [[np.nan, 0, -5, np.inf]])
+
+
+def test_boxes_without_image(tmp_path):
+    (tmp_path / "boxes.csv").write_text("x,y,width,height\n1,2,3,4\n")
+    assert read_boxes(tmp_path / "boxes.csv")[ANY_IMAGE].tolist() == [[1, 2, 3, 4]]
+
+
+HEADER = "image,x,y,width,height\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "line 1: no column 'x'"),
+        ("image,x,y,w,h\n", "line 1: no column 'width'"),
+        ("x,x,y,width,height\n", "line 1: column 'x' occurs twice"),
+        (HEADER + "a.jpg,1,2,3,4\na.jpg,1,two,3,4\n", "line 3, column 'y': 'two'"),
+        (HEADER + "a.jpg,1,2,,4\n", "line 2, column 'width': ''"),
+        (HEADER + "a.jpg,1,2,3\n", "line 2: 4 values"),
+        (HEADER + "a.jpg,1,2,3,4,5\n", "line 2: 6 values"),
+        (HEADER + " ,1,2,3,4\n", "line 2, column 'image'"),
+        (HEADER + '"a.jpg,1,2,3,4\n', "line 2: unexpected end of data"),
+        (HEADER + "caf\udce9,1,2,3,4\n", "byte 26 is not UTF-8"),
+    ],
+)
+def test_malformed_boxes_are_located(text, problem, tmp_path):
+    table = tmp_path / "boxes.csv"
+    table.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(TableError, match=problem) as error:
+        read_boxes(table)
+    assert str(table) in str(error.value)
+
+
+def test_unreadable_boxes(tmp_path):
+    with pytest.raises(TableError, match="no such file"):
+        read_boxes(tmp_path / "missing.csv")
+    with pytest.raises(TableError, match="cannot be read"):
+        read_boxes(tmp_path)
