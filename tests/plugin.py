@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     """Leaves out slow tests by default, and shared ones where there is no data."""
-    selected = config.getoption("-m")
+    selected = config.getoption("-m") or ""
     no_data = pytest.mark.skip(
         reason=f"no reference data in {SHARED} (set JAXCLNF_SHARED to their folder)"
     )

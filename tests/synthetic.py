@@ -69,7 +69,7 @@ def make_image(seed: int = 0, shape: tuple[int, int] = IMAGE_SHAPE) -> np.ndarra
 
 
 def neighbour_matrices(window: int, dtype: Any = np.float64) -> np.ndarray:
-    """Two graph Laplacians (edge and corner neighbours) and one signless, `(3, ww, ww)`."""
+    """Laplacians of edge and corner neighbours and a signless one, `(3, ww, ww)`."""
 
     def adjacency(offsets: list[tuple[int, int]]) -> np.ndarray:
         matrix = np.zeros((window, window, window, window))

@@ -156,7 +156,8 @@ def _differences(
     """Fourth-order central differences at zero; the last axis is the direction."""
     at = jax.vmap(function, out_axes=-1)
     near, far = jnp.diag(steps), jnp.diag(2 * steps)
-    return (8 * (at(near) - at(-near)) - (at(far) - at(-far))) / (12 * steps)
+    changes = 8 * (at(near) - at(-near)) - (at(far) - at(-far))
+    return changes / (12 * steps).reshape((1,) * (changes.ndim - 1) + (-1,))
 
 
 def _draws(pdm: PDM, num_draws: int, seed: int) -> tuple[PDMParams, ResponseMaps]:

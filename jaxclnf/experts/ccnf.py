@@ -50,7 +50,6 @@ def ccnf_responses(
     field = neuron_sum(experts, view, areas)
     smooth = apply_sigma(experts, view, field)
     smooth = smooth - jnp.minimum(smooth.min(axis=1, keepdims=True), 0)
-    # The reference leaves a map of NaNs where it has no expert; zero says "no evidence".
     visible = experts.visibility[view][:, None]
     window = math.isqrt(field.shape[1])
     return jnp.where(visible, smooth, 0).reshape(n, window, window)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage
@@ -89,7 +90,8 @@ def fit_with_trace(
     Example:
         >>> options = FitOptions(window_sizes=(7,), max_steps=30)
         >>> result, trace = fit_with_trace(model, image, box, options=options)
-        >>> bool((trace.valid.sum(-1) - 1 == result.num_steps).all())
+        >>> slots = trace.valid.sum(-1, dtype=jnp.int32)[0]  # the start and each step
+        >>> bool((slots == result.num_steps[0] + 1).all())
         True
     """
     result, trace = _fit(model, image, boxes, params, options, with_trace=True)
@@ -143,7 +145,7 @@ def _fit(
         raise ValueError("expected either boxes or params, not both and not neither")
     dtype = model.pdm.mean_shape.dtype
     traced = any(
-        isinstance(leaf, jax.core.Tracer)
+        isinstance(leaf, Tracer)
         for leaf in jax.tree.leaves((model, image, boxes, params, options))
     )
     xp = jnp if traced else np
@@ -160,14 +162,14 @@ def _fit(
         batched = boxes.ndim == 2
         starts = None
 
-    size = xp.asarray(image.shape, xp.int32)
+    size = np.asarray(image.shape, np.int32)
     if traced:
         image = jnp.asarray(image)
         if starts is None:
             start = _starts_from_boxes if batched else _start_from_box
             starts = start(model.pdm, boxes)
         run = _fit_chunk if batched else _fit_one
-        return run(model, image, size, starts, options, with_trace)
+        return run(model, image, jnp.asarray(size), starts, options, with_trace)
 
     canvas = jnp.asarray(_on_canvas(np.asarray(image), dtype))
     if not batched:

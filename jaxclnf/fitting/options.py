@@ -16,7 +16,7 @@ _COARSEST, _FINEST = 0.25, 0.5
 
 @pytree_dataclass
 class FitOptions:
-    """Options of a fit. Numbers can change without compiling again, the rest can not."""
+    """Options of a fit. Numbers can change without compiling again, others not."""
 
     solver: SolverName = static(default="em")
     """`em`: NU-RLMS steps to convergence."""

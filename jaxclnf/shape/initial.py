@@ -80,8 +80,8 @@ def params_from_landmarks(
 ) -> PDMParams:
     """Parameters whose projection comes nearest to given landmarks.
 
-    Minimises `sum |x_i(p) - landmark_i|^2 + sum_j q_j^2 / E_j` over visible landmarks by
-    Gauss-Newton, that is a prior of 1 px^2.
+    Minimises `sum |x_i(p) - landmark_i|^2 + sum_j q_j^2 / E_j` over the visible
+    landmarks by Gauss-Newton, that is with a prior of 1 px^2.
 
     Args:
         pdm: The shape model.

@@ -16,7 +16,7 @@ class _Round(NamedTuple):
     at_lower: Bool[Array, " d"]
     at_upper: Bool[Array, " d"]
     settled: Bool[Array, ""]
-    count: Int[Array, ""]
+    num_rounds: Int[Array, ""]
 
 
 def solve(
@@ -35,8 +35,9 @@ def solve(
         The solution; NaN if the matrix is not positive definite.
 
     Example:
-        >>> solve(jnp.diag(jnp.asarray([2.0, 4.0])), jnp.ones(2)).tolist()
-        [0.5, 0.25]
+        >>> x = solve(jnp.diag(jnp.asarray([2.0, 4.0])), jnp.ones(2))
+        >>> bool(jnp.allclose(x, jnp.asarray([0.5, 0.25])))
+        True
     """
     scale = 1 / jnp.sqrt(jnp.diagonal(matrix))
     scaled = matrix * scale[:, None] * scale[None, :]
@@ -68,8 +69,9 @@ def maximise_in_box(
     Example:
         >>> box = jnp.asarray([0.0, 0.0]), jnp.asarray([jnp.inf, 1.0])
         >>> matrix = jnp.asarray([[2.0, 1.0], [1.0, 2.0]])
-        >>> maximise_in_box(matrix, jnp.asarray([3.0, 9.0]), *box).tolist()
-        [1.0, 1.0]
+        >>> x = maximise_in_box(matrix, jnp.asarray([3.0, 9.0]), *box)
+        >>> bool(jnp.allclose(x, jnp.asarray([1.0, 1.0])))
+        True
     """
 
     def one_round(state: _Round) -> _Round:
@@ -85,7 +87,7 @@ def maximise_in_box(
         now_lower = jnp.where(free, x < lower, at_lower & (push < 0))
         now_upper = jnp.where(free, x > upper, at_upper & (push > 0))
         settled = jnp.all((now_lower == at_lower) & (now_upper == at_upper))
-        return _Round(x, now_lower, now_upper, settled, state.count + 1)
+        return _Round(x, now_lower, now_upper, settled, state.num_rounds + 1)
 
     start = _Round(
         jnp.zeros_like(vector),
@@ -95,6 +97,6 @@ def maximise_in_box(
         jnp.zeros((), jnp.int32),
     )
     end = lax.while_loop(
-        lambda s: ~s.settled & (s.count < _MAX_ROUNDS), one_round, start
+        lambda s: ~s.settled & (s.num_rounds < _MAX_ROUNDS), one_round, start
     )
     return jnp.clip(end.x, lower, upper)

@@ -126,7 +126,7 @@ def landmark_weights(
 
     Example:
         >>> weights = landmark_weights(responses, NURLMSOptions(weight_factor=0.0))
-        >>> bool(jnp.all(weights == responses.visibility))
+        >>> bool(jnp.all((weights == 1) == responses.visibility))
         True
     """
     dtype = responses.maps.dtype

@@ -181,7 +181,7 @@ def nu_rlms_with_trace(
         >>> last, states, valid = nu_rlms_with_trace(
         ...     pdm, responses, params, NURLMSOptions(max_steps=20)
         ... )
-        >>> bool(valid.sum() == last.num_steps + 1)
+        >>> bool(valid.sum(dtype=jnp.int32) == last.num_steps + 1)
         True
     """
     first = start(pdm, responses, params, options, rigid=rigid)

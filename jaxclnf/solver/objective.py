@@ -5,8 +5,8 @@
 
 in px^2, over the landmarks that have evidence (an expert, and a map with a positive
 entry). Only differences of F mean something: scaling a map adds a constant. All
-derivatives are along `retract` at zero (Saragih, Lucey, Cohn: Deformable model fitting
-by regularized landmark mean-shift, IJCV 2011; DESIGN section 4 has the exact curvature).
+derivatives are along `retract` at zero. NU-RLMS: Saragih, Lucey, Cohn, Deformable model
+fitting by regularized landmark mean-shift, IJCV 2011.
 """
 
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ def objective(
     Example:
         >>> options = NURLMSOptions()
         >>> climb = lambda d: objective(pdm, responses, retract(params, d), options)
-        >>> automatic = jax.grad(climb)(jnp.zeros(6 + pdm.num_modes))
+        >>> automatic = jax.jit(jax.grad(climb))(jnp.zeros(6 + pdm.num_modes))
         >>> analytic = gradient(pdm, responses, params, options)
         >>> bool(jnp.allclose(automatic, analytic, rtol=1e-6, atol=1e-6))
         True
@@ -294,7 +294,7 @@ def curvature(
     Example:
         >>> options = NURLMSOptions()
         >>> climb = lambda d: objective(pdm, responses, retract(params, d), options)
-        >>> automatic = -jax.hessian(climb)(jnp.zeros(6 + pdm.num_modes))
+        >>> automatic = -jax.jit(jax.hessian(climb))(jnp.zeros(6 + pdm.num_modes))
         >>> analytic = curvature(pdm, responses, params, options)
         >>> bool(jnp.allclose(automatic, analytic, rtol=1e-6, atol=1e-4))
         True
