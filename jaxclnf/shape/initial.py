@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve
@@ -151,7 +152,7 @@ def params_from_landmarks(
             params_local=state.params.params_local,
         )
         error = jnp.sqrt(jnp.sum(residuals(mixed) ** 2))
-        num_bad = state.num_bad + (error > 0.999 * state.error)
+        num_bad = state.num_bad + (error > 0.999 * state.error).astype(jnp.int32)
         return _Search(params, error, num_bad, state.num_steps + 1, num_bad >= 3)
 
     def converged_step(state: _Search) -> _Search:
@@ -162,16 +163,9 @@ def params_from_landmarks(
         size = jnp.sqrt(jnp.sum((weight * moved) ** 2))
         params = retract(state.params, step)
         error = cost(params)
-        worse = error > state.error * (1 + 8 * jnp.finfo(dtype).eps)
-        bad = ~(error <= state.error) & worse
-        kept = PDMParams(
-            scale=jnp.where(bad, state.params.scale, params.scale),
-            rotation=jnp.where(bad, state.params.rotation, params.rotation),
-            translation=jnp.where(bad, state.params.translation, params.translation),
-            params_local=jnp.where(bad, state.params.params_local, params.params_local),
-        )
+        bad = ~(error <= state.error * (1 + 8 * jnp.finfo(dtype).eps))
         return _Search(
-            kept,
+            jax.tree.map(lambda a, b: jnp.where(bad, a, b), state.params, params),
             jnp.where(bad, state.error, error),
             jnp.where(bad, state.num_bad + 1, jnp.zeros_like(state.num_bad)),
             state.num_steps + 1,

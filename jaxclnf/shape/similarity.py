@@ -18,7 +18,7 @@ def align_shapes(
     Args:
         source: Points, any unit.
         target: The corresponding points.
-        visible: Points to use; all if not given.
+        visible: Points to use; all if not given. Values of others do not matter.
 
     Returns:
         `A` with `target - mean(target) ~ (source - mean(source)) @ A.T`.
@@ -37,6 +37,8 @@ def align_shapes(
         weights = jnp.ones_like(source[:, :1])
     else:
         weights = visible[:, None].astype(source.dtype)
+        source = jnp.where(visible[:, None], source, 0)
+        target = jnp.where(visible[:, None], target, 0)
     count = weights.sum()
     source = (source - (weights * source).sum(0, keepdims=True) / count) * weights
     target = (target - (weights * target).sum(0, keepdims=True) / count) * weights
