@@ -1,5 +1,6 @@
 """Parameters from a face box, and from given landmarks."""
 
+import dataclasses
 from typing import Literal, NamedTuple
 
 import jax
@@ -17,6 +18,9 @@ from jaxclnf.shape.pdm import (
     retract,
     shape_3d,
 )
+
+_REST = 1e-4
+"""The converged estimate stops when a step moves all landmarks together by less, px."""
 
 
 def params_from_box(
@@ -60,6 +64,11 @@ def params_from_box(
         translation=box[:2] + box[2:] / 2 - scale * (low + high) / 2,
         params_local=params_local,
     )
+
+
+class _Target(NamedTuple):
+    landmarks: Float[Array, "n 2"]
+    weight: Float[Array, "n 1"]
 
 
 class _Search(NamedTuple):
@@ -118,76 +127,82 @@ def params_from_landmarks(
         rotation = jnp.eye(3, dtype=dtype)
     seen = visible[:, None]
     landmarks = jnp.where(seen, landmarks, 0)
-    centre = _box_centre(landmarks, seen)
+    low, high = _extent(landmarks, seen)
+    centre = (low + high) / 2
     # Away from the face's own place float32 would lose digits.
-    landmarks = jnp.where(seen, landmarks - centre[None, :], 0)
-    weight = seen.astype(dtype)
-
-    def residuals(params: PDMParams) -> Float[Array, "n 2"]:
-        return weight * (landmarks - project(pdm, params))
-
-    def cost(params: PDMParams) -> Float[Array, ""]:
-        prior = jnp.sum(params.params_local**2 / pdm.eigen_values)
-        return jnp.sum(residuals(params) ** 2) + prior
-
-    def gauss_newton(params: PDMParams) -> Float[Array, " d"]:
-        columns = (weight[:, :, None] * jacobian(pdm, params)).reshape(
-            2 * landmarks.shape[0], -1
-        )
-        precision = jnp.concatenate([jnp.zeros(NUM_RIGID, dtype), 1 / pdm.eigen_values])
-        position = jnp.concatenate([jnp.zeros(NUM_RIGID, dtype), params.params_local])
-        normal = jnp.matmul(columns.T, columns, precision="highest")
-        slope = jnp.matmul(
-            columns.T, residuals(params).reshape(-1), precision="highest"
-        )
-        factor = cho_factor(normal + jnp.diag(precision), lower=True)
-        return cho_solve(factor, slope - precision * position)
-
-    def openface_step(state: _Search) -> _Search:
-        params = retract(state.params, 0.75 * gauss_newton(state.params))
-        mixed = PDMParams(
-            scale=params.scale,
-            rotation=params.rotation,
-            translation=params.translation,
-            params_local=state.params.params_local,
-        )
-        error = jnp.sqrt(jnp.sum(residuals(mixed) ** 2))
-        num_bad = state.num_bad + (error > 0.999 * state.error).astype(jnp.int32)
-        return _Search(params, error, num_bad, state.num_steps + 1, num_bad >= 3)
-
-    def converged_step(state: _Search) -> _Search:
-        step = gauss_newton(state.params) * 0.5 ** state.num_bad.astype(dtype)
-        moved = jnp.einsum(
-            "nad,d->na", jacobian(pdm, state.params), step, precision="highest"
-        )
-        size = jnp.sqrt(jnp.sum((weight * moved) ** 2))
-        params = retract(state.params, step)
-        error = cost(params)
-        bad = ~(error <= state.error * (1 + 8 * jnp.finfo(dtype).eps))
-        return _Search(
-            jax.tree.map(lambda a, b: jnp.where(bad, a, b), state.params, params),
-            jnp.where(bad, state.error, error),
-            jnp.where(bad, state.num_bad + 1, jnp.zeros_like(state.num_bad)),
-            state.num_steps + 1,
-            size < 1e-4,
-        )
-
-    start = _pose_from_extent(pdm, landmarks, seen, rotation)
-    first = jnp.sqrt(jnp.sum(residuals(start) ** 2))
+    target = _Target(
+        jnp.where(seen, landmarks - centre[None, :], 0), seen.astype(dtype)
+    )
+    turned = jnp.matmul(pdm.mean_shape, rotation.T, precision="highest")
+    model_low, model_high = _extent(turned[:, :2], seen)
+    start = PDMParams(
+        scale=jnp.mean((high - low) / (model_high - model_low)),
+        rotation=rotation,
+        translation=jnp.zeros_like(centre),
+        params_local=jnp.zeros_like(pdm.eigen_values),
+    )
     if dialect == "converged":
-        first = cost(start)
+        step, error = _converged_step, _cost(pdm, target, start)
+    else:
+        step, error = _openface_step, _distance(pdm, target, start)
     zero = jnp.zeros((), jnp.int32)
     end = lax.while_loop(
         lambda s: ~s.done & (s.num_steps < max_steps),
-        converged_step if dialect == "converged" else openface_step,
-        _Search(start, first, zero, zero, jnp.zeros((), bool)),
+        lambda s: step(pdm, target, s),
+        _Search(start, error, zero, zero, jnp.zeros((), bool)),
     )
-    return PDMParams(
-        scale=end.params.scale,
-        rotation=end.params.rotation,
-        translation=end.params.translation + centre,
-        params_local=end.params.params_local,
+    return dataclasses.replace(end.params, translation=end.params.translation + centre)
+
+
+def _openface_step(pdm: PDM, target: _Target, state: _Search) -> _Search:
+    params = retract(state.params, 0.75 * _gauss_newton(pdm, target, state.params))
+    old_modes = dataclasses.replace(params, params_local=state.params.params_local)
+    error = _distance(pdm, target, old_modes)
+    num_bad = state.num_bad + (error > 0.999 * state.error).astype(jnp.int32)
+    return _Search(params, error, num_bad, state.num_steps + 1, num_bad >= 3)
+
+
+def _converged_step(pdm: PDM, target: _Target, state: _Search) -> _Search:
+    halvings = state.num_bad.astype(state.error.dtype)
+    step = 0.5**halvings * _gauss_newton(pdm, target, state.params)
+    columns = target.weight[:, :, None] * jacobian(pdm, state.params)
+    moved = jnp.einsum("nad,d->na", columns, step, precision="highest")
+    params = retract(state.params, step)
+    error = _cost(pdm, target, params)
+    rounding = 8 * jnp.finfo(error.dtype).eps
+    bad = ~(error <= state.error * (1 + rounding))
+    return _Search(
+        jax.tree.map(lambda a, b: jnp.where(bad, a, b), state.params, params),
+        jnp.where(bad, state.error, error),
+        jnp.where(bad, state.num_bad + 1, 0),
+        state.num_steps + 1,
+        jnp.sum(moved**2) < _REST**2,
     )
+
+
+def _gauss_newton(pdm: PDM, target: _Target, params: PDMParams) -> Float[Array, " d"]:
+    columns = target.weight[:, :, None] * jacobian(pdm, params)
+    columns = columns.reshape(-1, columns.shape[-1])
+    pose = jnp.zeros(NUM_RIGID, columns.dtype)
+    precision = jnp.concatenate([pose, 1 / pdm.eigen_values])
+    position = jnp.concatenate([pose, params.params_local])
+    normal = jnp.matmul(columns.T, columns, precision="highest") + jnp.diag(precision)
+    misses = _misses(pdm, target, params).reshape(-1)
+    slope = jnp.matmul(columns.T, misses, precision="highest") - precision * position
+    return cho_solve(cho_factor(normal, lower=True), slope)
+
+
+def _misses(pdm: PDM, target: _Target, params: PDMParams) -> Float[Array, "n 2"]:
+    return target.weight * (target.landmarks - project(pdm, params))
+
+
+def _distance(pdm: PDM, target: _Target, params: PDMParams) -> Float[Array, ""]:
+    return jnp.sqrt(jnp.sum(_misses(pdm, target, params) ** 2))
+
+
+def _cost(pdm: PDM, target: _Target, params: PDMParams) -> Float[Array, ""]:
+    prior = jnp.sum(params.params_local**2 / pdm.eigen_values)
+    return jnp.sum(_misses(pdm, target, params) ** 2) + prior
 
 
 def _extent(
@@ -195,28 +210,3 @@ def _extent(
 ) -> tuple[Float[Array, " 2"], Float[Array, " 2"]]:
     low = jnp.min(jnp.where(seen, points, jnp.inf), axis=0)
     return low, jnp.max(jnp.where(seen, points, -jnp.inf), axis=0)
-
-
-def _box_centre(
-    points: Float[Array, "n 2"], seen: Bool[Array, "n 1"]
-) -> Float[Array, " 2"]:
-    low, high = _extent(points, seen)
-    return (low + high) / 2
-
-
-def _pose_from_extent(
-    pdm: PDM,
-    landmarks: Float[Array, "n 2"],
-    seen: Bool[Array, "n 1"],
-    rotation: Float[Array, "3 3"],
-) -> PDMParams:
-    """Zero modes, scale from the boxes of the visible points, centred between them."""
-    turned = jnp.matmul(pdm.mean_shape, rotation.T, precision="highest")[:, :2]
-    low, high = _extent(landmarks, seen)
-    model_low, model_high = _extent(turned, seen)
-    return PDMParams(
-        scale=jnp.mean((high - low) / (model_high - model_low)),
-        rotation=rotation,
-        translation=(low + high) / 2,
-        params_local=jnp.zeros_like(pdm.eigen_values),
-    )
