@@ -1,5 +1,6 @@
 """`fit`: faces in one image, from boxes or parameters to results."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult, FitTrace
 from jaxclnf.fitting.schedule import fit_face
 from jaxclnf.shape.initial import params_from_box
-from jaxclnf.shape.pdm import PDMParams
+from jaxclnf.shape.pdm import PDM, PDMParams
 
 _SMALLEST_CANVAS = 256
 _CHUNK = 64
@@ -125,8 +126,15 @@ def _fit_chunk(
     )(params)
 
 
-_start_from_box = jax.jit(params_from_box)
-_starts_from_boxes = jax.jit(jax.vmap(params_from_box, in_axes=(None, 0)))
+@jax.jit
+def _start_from_box(pdm: PDM, box: Array) -> PDMParams:
+    start = params_from_box(pdm, box)
+    # One negative side would still give a positive scale.
+    scale = jnp.where(jnp.all(box[2:] > 0), start.scale, jnp.nan)
+    return dataclasses.replace(start, scale=scale)
+
+
+_starts_from_boxes = jax.vmap(_start_from_box, in_axes=(None, 0))
 
 
 def _fit(
@@ -201,7 +209,8 @@ def _fit_rows(
     one = partial(_fit_one, model, image, image_size)
     chunk = partial(_fit_chunk, model, image, image_size)
     if count == 0:
-        return chunk(starts, options, with_trace)
+        shapes = jax.eval_shape(partial(chunk, with_trace=with_trace), starts, options)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     if jax.default_backend() == "cpu":
         rows = [
             one(jax.tree.map(lambda x, i=i: x[i], starts), options, with_trace)
@@ -227,11 +236,20 @@ def _on_canvas(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The image in the corner of a zero square with a power of two as its side.
 
     Outside the image counts as 0 anyway, so results do not change, and photographs of
-    all sizes need at most one compilation per power of two.
+    all sizes need at most one compilation per power of two. Strips, four times as long
+    as wide or more, keep a short side of its own to save memory.
     """
     if image.dtype != np.uint8:
         image = image.astype(dtype)
-    side = max(_SMALLEST_CANVAS, 1 << (max(image.shape) - 1).bit_length())
-    canvas = np.zeros((side, side), image.dtype)
+    longest = max(image.shape)
+    shape = [
+        max(_SMALLEST_CANVAS, _power_of_two(longest if 4 * side > longest else side))
+        for side in image.shape
+    ]
+    canvas = np.zeros(shape, image.dtype)
     canvas[: image.shape[0], : image.shape[1]] = image
     return canvas
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
