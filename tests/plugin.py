@@ -12,8 +12,23 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-SHARED = Path(os.environ.get("JAXCLNF_SHARED", "../shared"))
+DEFAULT_SHARED = Path("../shared")
+SHARED = Path(os.environ.get("JAXCLNF_SHARED") or DEFAULT_SHARED)
 IN_CI = bool(os.environ.get("CI"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuses to leave out, in CI, tests whose data are there."""
+    problem = missing_data(SHARED, DEFAULT_SHARED, IN_CI)
+    if problem:
+        raise pytest.UsageError(problem)
+
+
+def missing_data(shared: Path, default: Path, in_ci: bool) -> str | None:
+    """Why the reference data may not be missing here, if they are."""
+    if not in_ci or shared.is_dir() or not default.is_dir():
+        return None
+    return f"JAXCLNF_SHARED is {shared}, which is no folder, but there is {default}"
 
 
 def pytest_collection_modifyitems(

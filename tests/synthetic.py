@@ -8,6 +8,7 @@ responses peak there.
 from functools import cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -51,7 +52,7 @@ def make_params(
     signs = np.where(np.arange(pdm.num_modes) % 2 == 0, 1.0, -1.0)
     vector = jnp.asarray([scale, *euler, *translation], dtype)
     local = jnp.asarray(modes * signs, dtype) * jnp.sqrt(pdm.eigen_values)
-    return PDMParams.from_global(vector, local)
+    return jax.jit(PDMParams.from_global)(vector, local)
 
 
 def make_image(seed: int = 0, shape: tuple[int, int] = IMAGE_SHAPE) -> np.ndarray:
@@ -144,11 +145,17 @@ def make_svr_experts(
 def _true_patches(
     pdm: PDM, truth: PDMParams, image: np.ndarray, patch_scaling: float
 ) -> np.ndarray:
-    landmarks = project(pdm, truth)
-    reference = patch_scaling * shape_3d(pdm, truth.params_local)[:, :2]
+    return _unit(np.asarray(_patches(pdm, truth, image, patch_scaling)))
+
+
+@jax.jit
+def _patches(
+    pdm: PDM, params: PDMParams, image: jax.Array, patch_scaling: float
+) -> jax.Array:
+    landmarks = project(pdm, params)
+    reference = patch_scaling * shape_3d(pdm, params.params_local)[:, :2]
     img_from_ref = inverse_similarity(align_shapes(landmarks, reference))
-    patches = areas_of_interest(jnp.asarray(image), landmarks, img_from_ref, SIDE)
-    return _unit(np.asarray(patches))
+    return areas_of_interest(image, landmarks, img_from_ref, SIDE)
 
 
 def _unit(patches: np.ndarray) -> np.ndarray:
@@ -184,7 +191,8 @@ def example(dtype: Any = np.float64) -> dict[str, Any]:
         triangulations=(jnp.asarray([[0, 1, 4]], jnp.int32),),
         info=ModelInfo(name="synthetic", licence="public domain", provenance="tests"),
     )
-    landmarks = project(pdm, truth)
+    landmarks = jax.jit(project)(pdm, truth)
+    look = jax.jit(response_maps, static_argnames="window_size")
     return {
         "pdm": pdm,
         "model": model,
@@ -193,5 +201,5 @@ def example(dtype: Any = np.float64) -> dict[str, Any]:
         "landmarks": landmarks,
         "box": bounding_box(landmarks),
         "params": params,
-        "responses": response_maps(pdm, experts[0], jnp.asarray(image), params, 7),
+        "responses": look(pdm, experts[0], jnp.asarray(image), params, 7),
     }

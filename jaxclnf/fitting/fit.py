@@ -145,54 +145,51 @@ def _fit(
     options: FitOptions,
     with_trace: bool,
 ) -> tuple[FitResult, FitTrace | None]:
+    _check_inputs(image, boxes, params)
+    dtype = model.pdm.mean_shape.dtype
+    size = np.asarray(image.shape, np.int32)
+    inputs = jax.tree.leaves((model, image, boxes, params, options))
+    if any(isinstance(leaf, Tracer) for leaf in inputs):
+        if params is None:
+            start = _start_from_box if boxes.ndim == 1 else _starts_from_boxes
+            params = start(model.pdm, jnp.asarray(boxes, dtype))
+        starts = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
+        run = _fit_one if starts.scale.ndim == 0 else _fit_chunk
+        image, size = jnp.asarray(image), jnp.asarray(size)
+        return run(model, image, size, starts, options, with_trace)
+
+    image = jnp.asarray(_on_canvas(np.asarray(image), dtype))
+    if params is None:
+        boxes = np.asarray(boxes, dtype)
+        start = _start_from_box if boxes.ndim == 1 else _rows_of_boxes
+        params = start(model.pdm, boxes)
+    starts = jax.tree.map(lambda x: np.asarray(x, dtype), params)
+    run = _fit_one if starts.scale.ndim == 0 else _fit_rows
+    return run(model, image, size, starts, options, with_trace)
+
+
+def _check_inputs(image: Any, boxes: Any, params: PDMParams | None) -> None:
     if image.ndim != 2 or 0 in image.shape:
         raise ValueError(
             f"image has shape {image.shape}; expected grey values (height, width)"
         )
     if (boxes is None) == (params is None):
         raise ValueError("expected either boxes or params, not both and not neither")
-    dtype = model.pdm.mean_shape.dtype
-    traced = any(
-        isinstance(leaf, Tracer)
-        for leaf in jax.tree.leaves((model, image, boxes, params, options))
-    )
-    xp = jnp if traced else np
-    if params is not None:
-        starts = jax.tree.map(lambda x: xp.asarray(x, dtype), params)
-        batched = starts.scale.ndim == 1
-    else:
-        if boxes.ndim not in (1, 2) or boxes.shape[-1] != 4:
-            raise ValueError(
-                f"boxes have shape {boxes.shape}; expected (4,) or (faces, 4), each "
-                "(x, y, width, height)"
-            )
-        boxes = xp.asarray(boxes, dtype)
-        batched = boxes.ndim == 2
-        starts = None
-
-    size = np.asarray(image.shape, np.int32)
-    if traced:
-        image = jnp.asarray(image)
-        if starts is None:
-            start = _starts_from_boxes if batched else _start_from_box
-            starts = start(model.pdm, boxes)
-        run = _fit_chunk if batched else _fit_one
-        return run(model, image, jnp.asarray(size), starts, options, with_trace)
-
-    canvas = jnp.asarray(_on_canvas(np.asarray(image), dtype))
-    if not batched:
-        if starts is None:
-            starts = _start_from_box(model.pdm, boxes)
-        return _fit_one(model, canvas, size, starts, options, with_trace)
-    if starts is None:
-        starts = _rows_of_boxes(model, boxes)
-    return _fit_rows(model, canvas, size, starts, options, with_trace)
+    if boxes is not None and (boxes.ndim not in (1, 2) or boxes.shape[-1] != 4):
+        raise ValueError(
+            f"boxes have shape {boxes.shape}; expected (4,) or (faces, 4), each "
+            "(x, y, width, height)"
+        )
+    if params is not None and params.scale.ndim > 1:
+        raise ValueError(
+            f"params have leading axes {params.scale.shape}; expected one at most"
+        )
 
 
-def _rows_of_boxes(model: CLNFModel, boxes: np.ndarray) -> PDMParams:
-    rows = [_start_from_box(model.pdm, box) for box in boxes]
+def _rows_of_boxes(pdm: PDM, boxes: np.ndarray) -> PDMParams:
+    rows = [_start_from_box(pdm, box) for box in boxes]
     if not rows:
-        return jax.tree.map(np.asarray, _starts_from_boxes(model.pdm, boxes))
+        return _starts_from_boxes(pdm, boxes)
     return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 

@@ -1,0 +1,150 @@
+"""The loop, its traced twin, and a loop in Python: the same states, bit for bit."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxclnf.fitting.fit import fit, fit_with_trace
+from jaxclnf.fitting.options import FitOptions
+from jaxclnf.solver.loop import (
+    nu_rlms,
+    nu_rlms_init,
+    nu_rlms_step,
+    nu_rlms_with_trace,
+    resume,
+)
+from jaxclnf.solver.options import NURLMSOptions
+from jaxclnf.status import Status
+from tests import synthetic
+
+MAX_STEPS = 40
+
+_resume = jax.jit(resume)
+
+
+def _options(dtype, shape_tol: float = 0.005) -> NURLMSOptions:
+    return NURLMSOptions(max_steps=MAX_STEPS, shape_tol=jnp.asarray(shape_tol, dtype))
+
+
+def _same(a, b) -> None:
+    """Every leaf equal to the last bit, NaN to NaN."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module", params=[np.float64, np.float32], ids=["f64", "f32"])
+def names(request: pytest.FixtureRequest) -> dict:
+    return synthetic.example(request.param)
+
+
+@pytest.fixture(params=[True, False], ids=["rigid", "nonrigid"])
+def rigid(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+TOLERANCES = {"converges": 0.005, "reaches the limit": 0.0}
+
+
+@pytest.mark.parametrize("shape_tol", TOLERANCES.values(), ids=TOLERANCES)
+def test_the_traced_twin_ends_in_the_same_state(names, rigid, shape_tol):
+    problem = names["pdm"], names["responses"], names["params"]
+    options = _options(names["pdm"].mean_shape.dtype, shape_tol)
+    plain = nu_rlms(*problem, options, rigid=rigid)
+    last, states, valid = nu_rlms_with_trace(*problem, options, rigid=rigid)
+    expected = Status.CONVERGED if shape_tol else Status.MAX_STEPS
+    assert plain.status == expected
+    _same(last, plain)
+
+    valid = np.asarray(valid)
+    num_steps = int(plain.num_steps)
+    assert valid.shape == (MAX_STEPS + 1,)
+    np.testing.assert_array_equal(valid, np.arange(MAX_STEPS + 1) <= num_steps)
+    np.testing.assert_array_equal(
+        states.num_steps, np.minimum(np.arange(MAX_STEPS + 1), num_steps)
+    )
+    _same(
+        jax.tree.map(lambda x: x[0], states),
+        nu_rlms_init(*problem, options, rigid=rigid),
+    )
+    for slot in range(num_steps, MAX_STEPS + 1):
+        _same(jax.tree.map(lambda x, k=slot: x[k], states), last)
+
+
+def test_a_loop_in_python_takes_the_same_steps(names, rigid):
+    problem = names["pdm"], names["responses"], names["params"]
+    options = _options(names["pdm"].mean_shape.dtype)
+    _, states, valid = nu_rlms_with_trace(*problem, options, rigid=rigid)
+    state = nu_rlms_init(*problem, options, rigid=rigid)
+    slot = 0
+    while state.status == Status.RUNNING:
+        state = nu_rlms_step(*problem[:2], state, options, rigid=rigid)
+        slot += 1
+        _same(jax.tree.map(lambda x, k=slot: x[k], states), state)
+    assert slot == np.asarray(valid).sum() - 1
+    _same(nu_rlms(*problem, options, rigid=rigid), state)
+
+
+def test_an_ended_state_is_resumed_as_it_is(names):
+    problem = names["pdm"], names["responses"], names["params"]
+    options = _options(names["pdm"].mean_shape.dtype)
+    end = nu_rlms(*problem, options)
+    _same(_resume(*problem[:2], end, options), end)
+
+
+def test_a_phase_in_two_halves_is_the_phase(names):
+    problem = names["pdm"], names["responses"], names["params"]
+    options = _options(names["pdm"].mean_shape.dtype)
+    state = nu_rlms_init(*problem, options)
+    for _ in range(3):
+        state = nu_rlms_step(*problem[:2], state, options)
+    _same(_resume(*problem[:2], state, options), nu_rlms(*problem, options))
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)]
+)
+def test_fit_with_trace_is_fit(dtype):
+    names = synthetic.example(dtype)
+    options = FitOptions(window_sizes=(0, 7), max_steps=MAX_STEPS)
+    args = names["model"].prepared((0, 7)), names["image"], names["box"]
+    plain = fit(*args, options=options)
+    result, trace = fit_with_trace(*args, options=options)
+    assert plain.converged
+    _same(result, plain)
+    assert not np.asarray(trace.valid[0]).any()  # the scale that was skipped
+    slots = np.asarray(trace.valid[1]).sum(axis=-1)
+    np.testing.assert_array_equal(slots, np.asarray(result.num_steps[1]) + 1)
+    ends = jax.tree.map(lambda x: x[1, :, -1], trace.states)
+    np.testing.assert_array_equal(ends.shape_delta, result.shape_delta[1])
+    np.testing.assert_array_equal(ends.evidence.shape[1], result.landmarks)
+    np.testing.assert_array_equal(
+        ends.evidence.log_densities[1], result.landmark_log_likelihoods
+    )
+    # The second phase starts where the first one ended.
+    start = jax.tree.map(lambda x: x[1, 1, 0], trace.states)
+    _same(start.params, jax.tree.map(lambda x: x[0], ends.params))
+
+
+@pytest.mark.parametrize("rigid", [True, False], ids=["rigid", "nonrigid"])
+def test_the_trace_is_differentiable_in_reverse(rigid):
+    names = synthetic.example()
+    options = NURLMSOptions(max_steps=4)
+
+    def end(maps):
+        responses = dataclasses.replace(names["responses"], maps=maps)
+        problem = names["pdm"], responses, names["params"]
+        last, _, _ = nu_rlms_with_trace(*problem, options, rigid=rigid)
+        return last.evidence.shape[0, 0]
+
+    maps = names["responses"].maps
+    noise = np.random.default_rng(0).uniform(-1, 1, maps.shape)
+    direction = noise * np.asarray(maps)
+    slope = np.asarray(jax.jit(jax.grad(end))(maps))
+    assert np.all(np.isfinite(slope)) and np.abs(slope).max() > 0
+    _, forward = jax.jit(lambda m, d: jax.jvp(end, (m,), (d,)))(maps, direction)
+    np.testing.assert_allclose(np.sum(slope * direction), forward, rtol=1e-9)
