@@ -177,15 +177,15 @@ def test_three_ways_to_apply_sigma(experts, window, view, dtype):
     )
     cast = lambda x: x.astype(dtype) if x.dtype == jnp.float64 else x
     typed = jax.tree.map(cast, experts)
-    tolerance = dict(rtol=0, atol=TOL if dtype == np.float64 else FLOAT32_TOL)
+    tolerance = TOL if dtype == np.float64 else FLOAT32_TOL
     solved = _sigma(typed, view, jnp.asarray(field, dtype))
     assert solved.dtype == dtype
-    np.testing.assert_allclose(solved, expected, **tolerance)
+    np.testing.assert_allclose(solved, expected, rtol=0, atol=tolerance)
     prepared = with_sigma(typed, (window,))
     assert set(prepared.sigma) == ({window} & {7, 9})
     product = _sigma(prepared, view, jnp.asarray(field, dtype))
     assert product.dtype == dtype
-    np.testing.assert_allclose(product, expected, **tolerance)
+    np.testing.assert_allclose(product, expected, rtol=0, atol=tolerance)
 
 
 def test_with_sigma_is_the_inverse_and_zero_without_expert(experts):
@@ -220,7 +220,7 @@ def test_absent_experts_have_zero_maps(experts, areas):
 
 
 def test_only_a_negative_minimum_is_subtracted(experts, areas):
-    """A signless neighbour matrix with a large weight makes Sigma's entries negative."""
+    """A heavy signless neighbour matrix makes entries of Sigma negative."""
     strong = experts.beta.at[:, 3, 2].set(60.0)
     experts = dataclasses.replace(experts, beta=strong)
     field = np.asarray(_field(experts, VIEWS[0], areas))

@@ -28,11 +28,10 @@ from tests import synthetic
 TOL = 1e-12  # float64, relative to the largest entry of a row
 
 
-_STATIC = {"static_argnames": "rigid"}
 _objective = jax.jit(objective)
-_gradient = jax.jit(gradient, **_STATIC)
-_curvature = jax.jit(curvature, **_STATIC)
-_em_curvature = jax.jit(em_curvature, **_STATIC)
+_gradient = jax.jit(gradient, static_argnames="rigid")
+_curvature = jax.jit(curvature, static_argnames="rigid")
+_em_curvature = jax.jit(em_curvature, static_argnames="rigid")
 _shifts = jax.jit(mean_shifts)
 
 
@@ -47,7 +46,8 @@ _automatic_hessian = jax.jit(jax.hessian(_climbed, argnums=4))
 def _options(**changes) -> NURLMSOptions:
     """Always arrays, so that all cases share one compilation."""
     numbers = {"sigma": 1.5, "reg_factor": 25.0, "weight_factor": 0.0} | changes
-    return NURLMSOptions(**{name: jnp.asarray(x) for name, x in numbers.items()})
+    arrays = {name: jnp.asarray(x) for name, x in numbers.items()}
+    return dataclasses.replace(NURLMSOptions(), **arrays)
 
 
 CASES = {

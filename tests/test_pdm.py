@@ -39,7 +39,7 @@ PX = 2e-4  # px; the landmark search stops at a step of 1e-4
 
 NUM_MODES = 4
 SIZE = 6 + NUM_MODES
-NORMAL = {"allow_subnormal": False}  # XLA's CPU code takes those for zero
+# No subnormal numbers in examples: XLA's CPU code takes those for zero.
 few_examples = settings(max_examples=20, deadline=None, derandomize=True)
 
 EULERS = {
@@ -122,7 +122,9 @@ def test_jacobian_three_ways(pdm, params):
 
 @few_examples
 @given(
-    shift=hnp.arrays(np.float64, 2, elements=st.floats(-1e3, 1e3, **NORMAL)),
+    shift=hnp.arrays(
+        np.float64, 2, elements=st.floats(-1e3, 1e3, allow_subnormal=False)
+    ),
     factor=st.floats(0.01, 100),
 )
 def test_projection_follows_translation_and_scale(pdm, shift, factor):
@@ -164,7 +166,9 @@ def test_rotation_stays_one_through_many_float32_steps(pdm):
 
 @few_examples
 @given(
-    local=hnp.arrays(np.float64, NUM_MODES, elements=st.floats(-1e3, 1e3, **NORMAL)),
+    local=hnp.arrays(
+        np.float64, NUM_MODES, elements=st.floats(-1e3, 1e3, allow_subnormal=False)
+    ),
     n_sigmas=st.sampled_from([0.0, 0.5, 3.0]),
 )
 def test_clamp_is_idempotent_and_keeps_the_pose(pdm, local, n_sigmas):
@@ -182,7 +186,9 @@ def test_clamp_is_idempotent_and_keeps_the_pose(pdm, local, n_sigmas):
 
 @few_examples
 @given(
-    points=hnp.arrays(np.float64, (5, 2), elements=st.floats(-1e6, 1e6, **NORMAL)),
+    points=hnp.arrays(
+        np.float64, (5, 2), elements=st.floats(-1e6, 1e6, allow_subnormal=False)
+    ),
 )
 def test_bounding_box(points):
     x, y, width, height = np.asarray(bounding_box(jnp.asarray(points)))

@@ -19,7 +19,8 @@ class FitResult:
     """Landmarks `(x, y)`, image pixels; those of the last state before a failure, NaN
     where the start was unusable."""
     params: PDMParams
-    """Pose and mode weights of the landmarks."""
+    """Pose and mode weights of the landmarks; scale and translation are NaN where the
+    start was unusable."""
     status: Int[Array, "*b"]
     """A code of `jaxclnf.status.Status`: the first failure, or else the worst phase."""
     converged: Bool[Array, "*b"]

@@ -74,6 +74,13 @@ def fit_face(
         )
     pdm = model.pdm
     status = _start_status(model, params, image_size)
+    # An unusable start becomes NaN, so that nothing made from it looks like a result.
+    usable = status != Status.BAD_START
+    params = dataclasses.replace(
+        params,
+        scale=jnp.where(usable, params.scale, jnp.nan),
+        translation=jnp.where(usable, params.translation, jnp.nan),
+    )
     # Coordinates near zero keep float32 digits that large photographs would cost. The
     # fixed-point sampling is defined in absolute ones.
     if options.sampling == "exact":
@@ -117,14 +124,12 @@ def fit_face(
         reports.append(scale_reports)
     assert state is not None and responses is not None
 
-    unusable = status == Status.BAD_START
-    landmarks = project(pdm, params) + origin[None, :]
     densities = state.evidence.log_densities
     used = jnp.isfinite(densities)
     count = jnp.sum(used, dtype=densities.dtype)
     mean = jnp.sum(jnp.where(used, densities, 0)) / jnp.maximum(count, 1)
     result = FitResult(
-        landmarks=jnp.where(unusable, jnp.nan, landmarks),
+        landmarks=project(pdm, params) + origin[None, :],
         params=_shifted(params, origin),
         status=status,
         converged=status == Status.CONVERGED,
