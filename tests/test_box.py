@@ -19,6 +19,12 @@ NUM_PROBLEMS = 300
 _maximise = jax.jit(maximise_in_box)
 _maximise_many = jax.jit(jax.vmap(maximise_in_box))
 _solve = jax.jit(solve)
+_forward = jax.jit(lambda x, d: jax.jvp(maximise_in_box, x, d))
+_reverse = jax.jit(
+    lambda weights, *x: jax.grad(
+        lambda *y: jnp.sum(weights * maximise_in_box(*y)), argnums=(0, 1, 2, 3)
+    )(*x)
+)
 
 
 def _value(matrix, vector, x) -> float:
@@ -179,3 +185,25 @@ def test_solve_survives_scales_far_apart_in_float32():
 
 def test_solve_of_an_indefinite_matrix_is_nan():
     assert np.isnan(_solve(jnp.diag(jnp.asarray([1.0, -1.0])), jnp.ones(2))).any()
+
+
+def test_derivatives_both_ways_against_differences(problems):
+    """Forward, in reverse, and by central differences, with active bounds."""
+    for i in range(3):
+        args = [jnp.asarray(x[i]) for x in problems]
+        noise = [np.random.default_rng(i).normal(size=x.shape) for x in args]
+        noise[0] = (noise[0] + noise[0].T) * np.asarray(args[0])
+        noise[2:] = [np.where(np.isfinite(x), 0.1, 0) for x in args[2:]]
+        direction = tuple(map(jnp.asarray, noise))
+        value, forward = _forward(tuple(args), direction)
+        ends = [
+            _maximise(*(a + s * d for a, d in zip(args, direction, strict=True)))
+            for s in (1e-6, -1e-6)
+        ]
+        difference = (ends[0] - ends[1]) / 2e-6
+        size = float(np.abs(difference).max())
+        np.testing.assert_allclose(forward, difference, rtol=0, atol=1e-5 * size)
+        slopes = _reverse(jnp.ones(DIM), *args)
+        along = sum(float(jnp.sum(a * b)) for a, b in zip(slopes, noise, strict=True))
+        np.testing.assert_allclose(along, jnp.sum(forward), rtol=1e-8)
+        assert value.shape == (DIM,)

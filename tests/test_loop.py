@@ -42,7 +42,10 @@ def names(request: pytest.FixtureRequest) -> dict:
     return synthetic.example(request.param)
 
 
-@pytest.fixture(params=[True, False], ids=["rigid", "nonrigid"])
+@pytest.fixture(
+    params=[False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["nonrigid", "rigid"],
+)
 def rigid(request: pytest.FixtureRequest) -> bool:
     return request.param
 
@@ -89,14 +92,16 @@ def test_a_loop_in_python_takes_the_same_steps(names, rigid):
     _same(nu_rlms(*problem, options, rigid=rigid), state)
 
 
-def test_an_ended_state_is_resumed_as_it_is(names):
+def test_an_ended_state_is_resumed_as_it_is():
+    names = synthetic.example()
     problem = names["pdm"], names["responses"], names["params"]
     options = _options(names["pdm"].mean_shape.dtype)
     end = nu_rlms(*problem, options)
     _same(_resume(*problem[:2], end, options), end)
 
 
-def test_a_phase_in_two_halves_is_the_phase(names):
+def test_a_phase_in_two_halves_is_the_phase():
+    names = synthetic.example()
     problem = names["pdm"], names["responses"], names["params"]
     options = _options(names["pdm"].mean_shape.dtype)
     state = nu_rlms_init(*problem, options)
@@ -130,7 +135,7 @@ def test_fit_with_trace_is_fit(dtype):
     _same(start.params, jax.tree.map(lambda x: x[0], ends.params))
 
 
-@pytest.mark.parametrize("rigid", [True, False], ids=["rigid", "nonrigid"])
+@pytest.mark.slow
 def test_the_trace_is_differentiable_in_reverse(rigid):
     names = synthetic.example()
     options = NURLMSOptions(max_steps=4)

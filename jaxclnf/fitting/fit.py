@@ -148,7 +148,8 @@ def _fit(
     _check_inputs(image, boxes, params)
     dtype = model.pdm.mean_shape.dtype
     size = np.asarray(image.shape, np.int32)
-    inputs = jax.tree.leaves((model, image, boxes, params, options))
+    # Inside `jit` new arrays are tracers too, even if all arguments are known.
+    inputs = jax.tree.leaves((model, image, boxes, params, options, jnp.zeros(())))
     if any(isinstance(leaf, Tracer) for leaf in inputs):
         if params is None:
             start = _start_from_box if boxes.ndim == 1 else _starts_from_boxes

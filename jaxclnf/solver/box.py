@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve
@@ -44,6 +45,7 @@ def solve(
     return scale * cho_solve(cho_factor(scaled, lower=True), scale * vector)
 
 
+@jax.custom_jvp
 def maximise_in_box(
     matrix: Float[Array, "d d"],
     vector: Float[Array, " d"],
@@ -78,11 +80,7 @@ def maximise_in_box(
         at_lower, at_upper = state.at_lower, state.at_upper
         free = ~(at_lower | at_upper)
         fixed = jnp.where(at_upper, upper, jnp.where(at_lower, lower, 0))
-        reduced = jnp.where(
-            free[:, None] & free[None, :], matrix, jnp.diag(jnp.where(free, 0, 1))
-        )
-        pull = vector - jnp.matmul(matrix, fixed, precision="highest")
-        x = solve(reduced, jnp.where(free, pull, 0)) + fixed
+        x = _solve_free(matrix, vector, fixed, free)
         push = vector - jnp.matmul(matrix, x, precision="highest")
         now_lower = jnp.where(free, x < lower, at_lower & (push < 0))
         now_upper = jnp.where(free, x > upper, at_upper & (push > 0))
@@ -100,3 +98,29 @@ def maximise_in_box(
         lambda s: ~s.settled & (s.num_rounds < _MAX_ROUNDS), one_round, start
     )
     return jnp.clip(end.x, lower, upper)
+
+
+def _solve_free(
+    matrix: Float[Array, "d d"],
+    vector: Float[Array, " d"],
+    fixed: Float[Array, " d"],
+    free: Bool[Array, " d"],
+) -> Float[Array, " d"]:
+    reduced = jnp.where(
+        free[:, None] & free[None, :], matrix, jnp.diag(jnp.where(free, 0, 1))
+    )
+    pull = vector - jnp.matmul(matrix, fixed, precision="highest")
+    return solve(reduced, jnp.where(free, pull, 0)) + fixed
+
+
+@maximise_in_box.defjvp
+def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # That of the last solve: the active set does not change along a small move. A loop
+    # could not be differentiated in reverse.
+    matrix, _, lower, upper = primals
+    d_matrix, d_vector, d_lower, d_upper = tangents
+    x = maximise_in_box(*primals)
+    at_upper, free = x >= upper, (x > lower) & (x < upper)
+    d_fixed = jnp.where(free, 0, jnp.where(at_upper, d_upper, d_lower))
+    d_pull = d_vector - jnp.matmul(d_matrix, x, precision="highest")
+    return x, _solve_free(matrix, d_pull, d_fixed, free)

@@ -222,9 +222,8 @@ def _gradient_norm(
     scaled = jnp.abs(slope) / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
     if not rigid:
         bounds = mode_bounds(pdm, options.n_sigmas)
-        at_bound = jnp.abs(params.params_local) >= bounds * (
-            1 - 8 * jnp.finfo(bounds.dtype).eps
-        )
-        blocked = at_bound & (slope[NUM_RIGID:] * params.params_local > 0)
+        nearly = bounds * (1 - 8 * jnp.finfo(bounds.dtype).eps)
+        local, push = params.params_local, slope[NUM_RIGID:]
+        blocked = ((local >= nearly) & (push > 0)) | ((local <= -nearly) & (push < 0))
         scaled = scaled.at[NUM_RIGID:].set(jnp.where(blocked, 0, scaled[NUM_RIGID:]))
     return jnp.max(scaled)
