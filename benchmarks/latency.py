@@ -76,7 +76,7 @@ def main() -> None:
             lambda o=options: jaxclnf.fit(model, grey, box, options=o), args.repeats
         )
         print(
-            f"{name} ({steps.sum()} steps): median {median:.2f} ms, min {least:.2f} ms; "
+            f"{name} ({steps.sum()} steps): median {median:.2f} ms, min {least:.2f}; "
             f"fit() {whole:.2f} ms; tracing {traced - begin:.1f} s, compilation "
             f"{built - traced:.1f} s"
         )

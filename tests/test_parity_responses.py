@@ -209,7 +209,9 @@ def test_responses_of_the_same_parameters(configuration):
 
 def test_published_self_check(openface_dir):
     """Landmark 0 of the coarsest frontal experts: a published note gives its Sigma."""
-    experts = with_sigma(read_model(openface_dir, "clnf_general").experts[0], (11,))
+    coarsest = read_model(openface_dir, "clnf_general").experts[0]
+    assert isinstance(coarsest, CCNFExperts)
+    experts = with_sigma(coarsest, (11,))
     sigma = np.asarray(experts.sigma[11][0, 0], np.float64)
     eigenvalues = np.linalg.eigvalsh(sigma)
     assert np.isclose(np.diag(sigma).mean(), 0.006257, atol=1e-6)

@@ -38,7 +38,8 @@ SHAPE_TOL = 1e-4 * (1 + 1e-3)  # px, at values up to 900
 LARGE_SHAPE_TOL = 1.3e-4  # two float32 steps at 512 to 1024
 JACOBIAN_TOL = 4e-7  # relative to the largest entry; two float32 roundings
 UPDATE_TOL = 4e-7  # radians
-ESTIMATE_LOCAL_TOL = 4e-4  # the builds: 2e-4; 2 of 192 states differ by 3.5e-4, in float64 too
+# The two builds: 2e-4. Two of the 192 states differ by 3.5e-4, in float64 too.
+ESTIMATE_LOCAL_TOL = 4e-4
 ESTIMATE_GLOBAL_TOL = 4e-4  # px and rad
 ROTATION_TOL = 5e-7
 SIMILARITY_TOL = 1e-6

@@ -61,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (AppError, ModelFileError) as error:
         print(f"jaxclnf: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+        sys.stdout = None
+        return 1
     except KeyboardInterrupt:
         print("jaxclnf: interrupted", file=sys.stderr)
         return 130

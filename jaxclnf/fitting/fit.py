@@ -234,8 +234,8 @@ def _on_canvas(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The image in the corner of a zero square with a power of two as its side.
 
     Outside the image counts as 0 anyway, so results do not change, and photographs of
-    all sizes need at most one compilation per power of two. Strips, four times as long
-    as wide or more, keep a short side of its own to save memory.
+    all but the oddest proportions need one compilation per power of two. Strips, four
+    times as long as wide or more, keep a short side of their own to save memory.
     """
     if image.dtype != np.uint8:
         image = image.astype(dtype)

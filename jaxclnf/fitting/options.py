@@ -21,7 +21,8 @@ class FitOptions:
     solver: SolverName = static(default="em")
     """`em`: NU-RLMS steps to convergence."""
     window_sizes: tuple[int, ...] = static(default=DEFAULT_WINDOW_SIZES)
-    """Side of the response maps at each scale, odd; 0 skips the scale."""
+    """Side of the response maps at each scale, odd; 0 skips the scale, and so does
+    leaving it out. Sizes beyond the model's scales are ignored."""
     max_steps: int = static(default=300)
     """Step limit of each phase."""
     sigma: Float[Array, ""] | float = 1.5

@@ -51,4 +51,5 @@ class FitTrace:
     states: NURLMSState
     """The states, in image coordinates as in `FitResult`."""
     valid: Bool[Array, "*b s 2 t"]
-    """Which slots hold a state of their own."""
+    """Which slots hold a state of their own. A phase not run after a failure has its
+    start only, a scale with window 0 none (and zeros for states)."""

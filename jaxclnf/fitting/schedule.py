@@ -14,10 +14,9 @@ from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult, FitTrace
 from jaxclnf.pytree import pytree_dataclass
 from jaxclnf.shape.pdm import PDMParams, project
-from jaxclnf.solver.loop import resume, resume_with_trace
+from jaxclnf.solver.loop import nu_rlms_init, resume, resume_with_trace
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.state import NURLMSState
-from jaxclnf.solver.steps import start
 from jaxclnf.status import Status, is_failure, merge_status
 
 
@@ -153,7 +152,7 @@ def _run_phase(
     with_trace: bool,
 ) -> tuple[NURLMSState, tuple[NURLMSState, Array] | None]:
     pdm = model.pdm
-    state = start(pdm, responses, params, options, rigid=rigid)
+    state = nu_rlms_init(pdm, responses, params, options, rigid=rigid)
     # After a failure nothing more is run: the phase starts in its end state.
     stopped = jnp.where(is_failure(status), status, state.status)
     state = dataclasses.replace(state, status=stopped.astype(jnp.int32))
@@ -168,8 +167,9 @@ def _start_status(
 ) -> Int[Array, ""]:
     landmarks = project(model.pdm, params)
     low, high = landmarks.min(axis=0), landmarks.max(axis=0)
-    limits = image_size[::-1].astype(low.dtype) - 1
-    inside = jnp.all((high >= 0) & (low <= limits))
+    # A pixel reaches half a pixel around its centre.
+    limits = image_size[::-1].astype(low.dtype) - 0.5
+    inside = jnp.all((high >= -0.5) & (low <= limits))
     usable = jnp.all(jnp.isfinite(landmarks)) & (params.scale > 0) & inside
     return jnp.where(usable, Status.RUNNING, Status.BAD_START).astype(jnp.int32)
 

@@ -96,7 +96,7 @@ def params_from_landmarks(
     Args:
         pdm: The shape model.
         landmarks: Points, pixels; values of invisible ones do not matter.
-        visible: Which landmarks to use; all if not given.
+        visible: Which landmarks to use; all if not given. With none the result is NaN.
         rotation: Where to start; frontal if not given.
         dialect: `"converged"` goes on until the landmarks rest, with steps halved
             where they do not help; `"openface"` takes the reference's three-quarter

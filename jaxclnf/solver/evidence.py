@@ -142,7 +142,8 @@ def has_evidence(responses: ResponseMaps) -> Bool[Array, " n"]:
         responses: The maps.
 
     Returns:
-        True where a landmark pulls on the shape.
+        True where a landmark pulls on the shape. A map of NaNs, from an area with a NaN
+        or infinite pixel, counts as no evidence.
 
     Example:
         >>> bool(has_evidence(responses).all())

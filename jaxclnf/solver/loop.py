@@ -8,10 +8,12 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from jaxclnf.experts.types import ResponseMaps
-from jaxclnf.shape.pdm import PDM, PDMParams
+from jaxclnf.shape.pdm import PDM, PDMParams, clamp
+from jaxclnf.solver.evidence import evaluate, has_evidence
+from jaxclnf.solver.objective import objective_terms
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.state import NURLMSState
-from jaxclnf.solver.steps import STEPS, select, start
+from jaxclnf.solver.steps import STEPS, gradient_norm, select
 from jaxclnf.status import Status
 
 
@@ -34,14 +36,41 @@ def nu_rlms_init(
         rigid: Move the pose only.
 
     Returns:
-        A running state, or one that has already ended with a failure.
+        A running state, or one that has already ended because nothing is visible or a
+        value is not finite.
+
+    Raises:
+        ValueError: `max_steps` is not positive.
 
     Example:
         >>> state = nu_rlms_init(pdm, responses, params, NURLMSOptions())
         >>> int(state.num_steps)
         0
     """
-    return start(pdm, responses, params, options, rigid=rigid)
+    if options.max_steps < 1:
+        raise ValueError(f"max_steps is {options.max_steps}; expected 1 or more")
+    if not rigid:
+        params = clamp(pdm, params, options.n_sigmas)
+    evidence = evaluate(pdm, responses, params, options)
+    dtype = evidence.shape.dtype
+    value = jnp.sum(objective_terms(pdm, responses, params, evidence, options))
+    status = jnp.where(
+        jnp.isfinite(value) & jnp.all(jnp.isfinite(evidence.shape)),
+        jnp.where(
+            jnp.any(has_evidence(responses)), Status.RUNNING, Status.NOTHING_VISIBLE
+        ),
+        Status.NONFINITE,
+    )
+    return NURLMSState(
+        params=params,
+        evidence=evidence,
+        objective=value,
+        gradient_norm=gradient_norm(pdm, responses, params, evidence, options, rigid),
+        shape_delta=jnp.full((), jnp.inf, dtype),
+        step_factor=jnp.ones((), dtype),
+        num_steps=jnp.zeros((), jnp.int32),
+        status=status.astype(jnp.int32),
+    )
 
 
 @partial(jax.jit, static_argnames="rigid")
@@ -116,7 +145,7 @@ def nu_rlms(
     return resume(
         pdm,
         responses,
-        start(pdm, responses, params, options, rigid=rigid),
+        nu_rlms_init(pdm, responses, params, options, rigid=rigid),
         options,
         rigid=rigid,
     )
@@ -184,7 +213,7 @@ def nu_rlms_with_trace(
         >>> bool(valid.sum(dtype=jnp.int32) == last.num_steps + 1)
         True
     """
-    first = start(pdm, responses, params, options, rigid=rigid)
+    first = nu_rlms_init(pdm, responses, params, options, rigid=rigid)
     return resume_with_trace(pdm, responses, first, options, rigid=rigid)
 
 

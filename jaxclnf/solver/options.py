@@ -17,13 +17,14 @@ class NURLMSOptions:
     solver: SolverName = static(default="em")
     """Which step is taken."""
     max_steps: int = static(default=300)
-    """Step limit."""
+    """Step limit, at least 1."""
     sigma: Float[Array, ""] | float = 1.5
     """Bandwidth of the kernel density estimate, reference pixels."""
     reg_factor: Float[Array, ""] | float = 25.0
     """Weight of the shape prior, px^2."""
     weight_factor: Float[Array, ""] | float = 0.0
-    """Weight of each landmark per unit of its expert's confidence; 0: all weigh 1."""
+    """Weight of each landmark per unit of its expert's confidence; all weigh 1 where
+    it is 0, as in the reference, or less."""
     shape_tol: Float[Array, ""] | float = 0.005
     """Stop when a step moves the whole shape (Euclidean norm of the 2n-vector) by less
     than this, image pixels."""

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.shape.pdm import NUM_RIGID, PDM, PDMParams, clamp, mode_bounds, retract
 from jaxclnf.solver.box import maximise_in_box, solve
-from jaxclnf.solver.evidence import Evidence, evaluate, has_evidence, landmark_weights
+from jaxclnf.solver.evidence import Evidence, evaluate, landmark_weights
 from jaxclnf.solver.objective import (
     gradient_from,
     normal_matrix,
@@ -24,55 +24,6 @@ from jaxclnf.solver.objective import (
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.state import NURLMSState
 from jaxclnf.status import Status
-
-
-def start(
-    pdm: PDM,
-    responses: ResponseMaps,
-    params: PDMParams,
-    options: NURLMSOptions,
-    *,
-    rigid: bool = False,
-) -> NURLMSState:
-    """The state before the first step.
-
-    Args:
-        pdm: The shape model.
-        responses: The maps of this scale.
-        params: Where to start.
-        options: The phase's options.
-        rigid: Move the pose only.
-
-    Returns:
-        A running state, or one that has ended because nothing is visible or a value is
-        not finite.
-
-    Example:
-        >>> Status(int(start(pdm, responses, params, NURLMSOptions()).status)).name
-        'RUNNING'
-    """
-    if not rigid:
-        params = clamp(pdm, params, options.n_sigmas)
-    evidence = evaluate(pdm, responses, params, options)
-    dtype = evidence.shape.dtype
-    value = jnp.sum(objective_terms(pdm, responses, params, evidence, options))
-    status = jnp.where(
-        jnp.isfinite(value) & jnp.all(jnp.isfinite(evidence.shape)),
-        jnp.where(
-            jnp.any(has_evidence(responses)), Status.RUNNING, Status.NOTHING_VISIBLE
-        ),
-        Status.NONFINITE,
-    )
-    return NURLMSState(
-        params=params,
-        evidence=evidence,
-        objective=value,
-        gradient_norm=_gradient_norm(pdm, responses, params, evidence, options, rigid),
-        shape_delta=jnp.full((), jnp.inf, dtype),
-        step_factor=jnp.ones((), dtype),
-        num_steps=jnp.zeros((), jnp.int32),
-        status=status.astype(jnp.int32),
-    )
 
 
 def em_step(
@@ -103,7 +54,7 @@ def em_step(
         The body of CLNF::NU_RLMS, which clips the modes after the step instead.
 
     Example:
-        >>> before = start(pdm, responses, params, NURLMSOptions())
+        >>> before = nu_rlms_init(pdm, responses, params, NURLMSOptions())
         >>> after = em_step(pdm, responses, before, NURLMSOptions())
         >>> bool(after.objective >= before.objective)
         True
@@ -164,7 +115,7 @@ def _accept_or_halve(
         params=candidate,
         evidence=evidence,
         objective=state.objective + gain,
-        gradient_norm=_gradient_norm(
+        gradient_norm=gradient_norm(
             pdm, responses, candidate, evidence, options, rigid
         ),
         shape_delta=moved,
@@ -197,14 +148,14 @@ def select(keep: Bool[Array, ""], new: NURLMSState, old: NURLMSState) -> NURLMSS
         `new` where `keep`, else `old`.
 
     Example:
-        >>> state = start(pdm, responses, params, NURLMSOptions())
+        >>> state = nu_rlms_init(pdm, responses, params, NURLMSOptions())
         >>> int(select(jnp.asarray(True), state, state).num_steps)
         0
     """
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, old)
 
 
-def _gradient_norm(
+def gradient_norm(
     pdm: PDM,
     responses: ResponseMaps,
     params: PDMParams,
@@ -212,6 +163,25 @@ def _gradient_norm(
     options: NURLMSOptions,
     rigid: bool,
 ) -> Float[Array, ""]:
+    """The scaled gradient of F: `max_k |g_k| / sqrt(H_kk)` over the free directions.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps of this scale.
+        params: Where `evidence` was taken.
+        evidence: What `evaluate` found there.
+        options: The phase's options.
+        rigid: Pose only, or pose and modes.
+
+    Returns:
+        Pixels; modes at a bound that the gradient pushes against do not count.
+
+    Example:
+        >>> evidence = evaluate(pdm, responses, params, NURLMSOptions())
+        >>> here = (pdm, responses, params, evidence, NURLMSOptions())
+        >>> bool(gradient_norm(*here, rigid=False) >= gradient_norm(*here, rigid=True))
+        True
+    """
     columns = phase_jacobian(pdm, params, rigid)
     weights = landmark_weights(responses, options)
     precision = prior_precision(pdm, options, rigid)
