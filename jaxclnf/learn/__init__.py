@@ -1,0 +1,1 @@
+"""Making models: shapes from landmarks, patch experts from photographs."""
