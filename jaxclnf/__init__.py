@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxclnf.app.check import check_model as check_model
     from jaxclnf.detect.haar import detect_faces as detect_faces
+    from jaxclnf.detect.haar import face_squares as face_squares
     from jaxclnf.errors import ModelFileError as ModelFileError
     from jaxclnf.experts.area import areas_of_interest as areas_of_interest
     from jaxclnf.experts.responses import choose_view as choose_view
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from jaxclnf.experts.types import SVRExperts as SVRExperts
     from jaxclnf.fitting.fit import fit as fit
     from jaxclnf.fitting.fit import fit_with_trace as fit_with_trace
+    from jaxclnf.fitting.model import BoxCalibration as BoxCalibration
     from jaxclnf.fitting.model import CLNFModel as CLNFModel
     from jaxclnf.fitting.model import CLNFPart as CLNFPart
     from jaxclnf.fitting.model import ModelInfo as ModelInfo
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from jaxclnf.storage.npz import save_model as save_model
 
 _HOME = {
+    "BoxCalibration": "fitting.model",
     "CCNFExperts": "experts.types",
     "CLNFModel": "fitting.model",
     "CLNFPart": "fitting.model",
@@ -76,6 +79,7 @@ _HOME = {
     "clamp": "shape.pdm",
     "curvature": "solver.objective",
     "detect_faces": "detect.haar",
+    "face_squares": "detect.haar",
     "fit": "fitting.fit",
     "fit_with_trace": "fitting.fit",
     "gradient": "solver.objective",

@@ -1,12 +1,24 @@
 """Face boxes from the Haar cascade."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from jaxclnf.app import fit as fit_command
+from jaxclnf.app.info import describe_model
+from jaxclnf.app.media import write_png
 from jaxclnf.detect import haar
-from jaxclnf.detect.haar import boxes_from_haar, detect_faces
+from jaxclnf.detect.haar import (
+    OPENFACE_CALIBRATION,
+    boxes_from_haar,
+    detect_faces,
+    face_squares,
+)
+from jaxclnf.fitting.model import BoxCalibration, CLNFModel
+from jaxclnf.storage import npz
+from jaxclnf.storage.npz import read_model, save_model
 
 # The reference computes its correction in float32, at coordinates up to 2000.
 TOLERANCE = 1e-4
@@ -45,6 +57,75 @@ def test_boxes_are_sorted_by_size_then_position():
     np.testing.assert_allclose(
         boxes[:, 0] - 0.0578 * np.array([80, 50, 50, 50]), [0, 5, 5, 9]
     )
+
+
+def test_a_calibration_says_where_the_landmarks_are():
+    raw = np.array([[100.0, 50.0, 200.0, 200.0]])
+    calibration = BoxCalibration(shift=(0.1, 0.25), size=(0.8, 0.75))
+    np.testing.assert_allclose(
+        boxes_from_haar(raw, calibration), [[120, 100, 160, 150]]
+    )
+    np.testing.assert_array_equal(
+        boxes_from_haar(raw), boxes_from_haar(raw, OPENFACE_CALIBRATION)
+    )
+
+
+def test_detection_uses_the_calibration(monkeypatch):
+    found = np.array([[10.0, 20.0, 100.0, 100.0]])
+    monkeypatch.setattr(haar, "face_squares", lambda image, *, min_size: found)
+    image = np.zeros((200, 200), np.uint8)
+    whole = BoxCalibration(shift=(0.0, 0.0), size=(1.0, 1.0))
+    np.testing.assert_array_equal(detect_faces(image, calibration=whole), found)
+    np.testing.assert_array_equal(detect_faces(image), boxes_from_haar(found))
+
+
+@pytest.mark.shared
+def test_squares_are_those_of_the_reference(golden):
+    expected = json.loads((golden / "mtcnn.json").read_text())
+    pictures = np.load(golden / "gray_images.npz")
+    name, faces = max(expected.items(), key=lambda item: len(item[1]["haar_raw"]))
+    squares = face_squares(pictures[name.replace(".", "_")])
+    assert squares.dtype == np.float64
+    assert sorted(squares.tolist()) == sorted(faces["haar_raw"])
+
+
+def test_a_model_keeps_its_calibration(example, tmp_path):
+    model: CLNFModel = example["model"]
+    assert model.box_calibration is None
+    calibration = BoxCalibration(shift=(0.0883, 0.2523), size=(1 / 3, 0.8166))
+    learnt = dataclasses.replace(model, box_calibration=calibration).prepared((7,))
+    save_model(learnt, tmp_path / "a.npz")
+    assert read_model(tmp_path / "a.npz").box_calibration == calibration
+    assert "boxes       shift (0.0883, 0.2523), size" in describe_model(learnt)
+    assert "boxes " not in describe_model(model)
+
+
+def test_the_command_uses_the_models_calibration(example, tmp_path, monkeypatch):
+    calibration = BoxCalibration(shift=(0.1, 0.25), size=(0.8, 0.75))
+    model = dataclasses.replace(example["model"], box_calibration=calibration)
+    save_model(model, tmp_path / "a.npz")
+    write_png(tmp_path / "a.png", np.zeros((60, 60, 3), np.uint8))
+    used = []
+
+    def detect(image, *, calibration, min_size):
+        used.append(calibration)
+        return np.empty((0, 4))
+
+    monkeypatch.setattr(fit_command, "detect_faces", detect)
+    command = fit_command.FitCommand(
+        (tmp_path / "a.png",), model=str(tmp_path / "a.npz"), out=tmp_path / "out"
+    )
+    assert command.run() == 0 and used == [calibration]
+
+
+def test_files_from_before_calibrations_can_be_read(example, tmp_path, monkeypatch):
+    file = tmp_path / "old.npz"
+    with monkeypatch.context() as patch:
+        patch.setitem(npz._DERIVED, CLNFModel, ("box_calibration",))
+        save_model(example["model"], file)
+    with np.load(file) as stored:
+        assert b"box_calibration" not in stored["header"].tobytes()
+    assert read_model(file).box_calibration is None
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (49, 49), (0, 5), (64, 64)])

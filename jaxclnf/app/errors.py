@@ -15,3 +15,7 @@ class MediaError(AppError):
 
 class TableError(AppError):
     """A table whose text is not what it should be."""
+
+
+class DataError(AppError):
+    """Training data of which some cannot be used; the message lists them by line."""

@@ -26,7 +26,7 @@ from jaxclnf.detect.haar import detect_faces
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
-from jaxclnf.storage.load import load_model
+from jaxclnf.storage.load import DEFAULT_MODEL, load_model
 
 _SUMMARY = "summary"
 _SUMMARY_COLUMNS = ("image", "faces", "converged", "problem", "table", "overlay")
@@ -52,9 +52,14 @@ class FitCommand:
         tyro.conf.arg(metavar="IMAGE...", help_behavior_hint=""),
     ]
     """Photographs."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    model: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="MODEL", help_behavior_hint="(default: the embedded model)"
+        ),
+    ] = DEFAULT_MODEL
     """An OpenFace main file, an .npz file of jaxclnf,
-    or a name. None: the embedded model."""
+    or the name of an embedded model."""
     boxes: Annotated[Path | None, tyro.conf.arg(metavar="CSV")] = None
     """Boxes to start from, instead of looking for faces.
     A table with the columns image, x, y, width, height:
@@ -152,7 +157,8 @@ class FitCommand:
     ) -> list[Face]:
         bgr, grey = read_image(image)
         if boxes is None:
-            boxes = detect_faces(grey, min_size=self.min_face)
+            calibration = model.box_calibration
+            boxes = detect_faces(grey, calibration=calibration, min_size=self.min_face)
         faces = []
         if len(boxes):
             starts = boxes.astype(model.pdm.mean_shape.dtype)

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import textwrap
 from collections.abc import Iterable, Iterator
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import tyro
 
 from jaxclnf.experts.types import CCNFExperts, PatchExperts
 from jaxclnf.fitting.model import CLNFModel
-from jaxclnf.storage.load import load_model
+from jaxclnf.storage.load import DEFAULT_MODEL, load_model
 
 _LICENCE_LINES, _LICENCE_WIDTH = 6, 76
 
@@ -20,9 +21,14 @@ _LICENCE_LINES, _LICENCE_WIDTH = 6, 76
 class InfoCommand:
     """Shows what is in a model."""
 
-    model: tyro.conf.Positional[str | None] = None
+    model: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(
+            metavar="[MODEL]", help_behavior_hint="(default: the embedded model)"
+        ),
+    ] = DEFAULT_MODEL
     """An OpenFace main file, an .npz file of jaxclnf,
-    or a name. None: the embedded model."""
+    or the name of an embedded model."""
 
     def run(self) -> int:
         """Prints the description.
@@ -56,6 +62,8 @@ def _lines(model: CLNFModel) -> Iterator[str]:
     yield f"modes       {model.pdm.num_modes}"
     yield from _listed("scales", map(_describe_experts, model.experts))
     yield from _listed("parts", (_describe_part(p.name, p.model) for p in model.parts))
+    if (boxes := model.box_calibration) is not None:
+        yield f"boxes       shift {boxes.shift}, size {boxes.size} of a detected square"
     yield f"memory      {_num_bytes(model) / 1e6:.1f} MB"
     yield from _listed("provenance", model.info.provenance.splitlines())
     licence = filter(None, map(str.strip, model.info.licence.splitlines()))

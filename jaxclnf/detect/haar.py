@@ -1,5 +1,6 @@
 """Face boxes from OpenCV's Haar cascade, in the model's convention."""
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -7,25 +8,30 @@ import cv2.data
 import numpy as np
 from jaxtyping import Float64
 
+from jaxclnf.fitting.model import BoxCalibration
+
 CASCADE_NAME = "haarcascade_frontalface_alt.xml"
 """The cascade that OpenFace uses; it comes with OpenCV."""
 
 _SCALE_STEP, _MIN_NEIGHBOURS = 1.2, 2
 
-# The cascade frames a face from the hairline to below the mouth. OpenFace's numbers
-# turn that square into a box around the landmarks: the corner moves and the sides
-# shrink by these fractions of width and height.
-_SHIFT = np.array([0.0578, 0.2166])
-_SHRINK = np.array([0.8924, 0.8676])
+OPENFACE_CALIBRATION = BoxCalibration(shift=(0.0578, 0.2166), size=(0.8924, 0.8676))
+"""OpenFace's numbers: the cascade frames a face from the hairline to below the mouth,
+and these turn that square into a box around the landmarks."""
 
 
 def detect_faces(
-    image: np.ndarray, *, min_size: int = 50
+    image: np.ndarray,
+    *,
+    calibration: BoxCalibration | None = None,
+    min_size: int = 50,
 ) -> Float64[np.ndarray, "b 4"]:
     """Finds upright, frontal faces.
 
     Args:
         image: A grey picture `[row, column]`, uint8.
+        calibration: Where the landmarks are in the cascade's squares, as a model has it
+            in `box_calibration`; OpenFace's numbers if None.
         min_size: Side of the smallest square the cascade looks at, pixels.
 
     Returns:
@@ -45,14 +51,17 @@ def detect_faces(
         >>> detect_faces(np.zeros((80, 60), np.uint8)).shape
         (0, 4)
     """
-    return boxes_from_haar(_raw_detections(image, min_size))
+    return boxes_from_haar(face_squares(image, min_size=min_size), calibration)
 
 
-def boxes_from_haar(raw: np.ndarray) -> Float64[np.ndarray, "b 4"]:
+def boxes_from_haar(
+    raw: np.ndarray, calibration: BoxCalibration | None = None
+) -> Float64[np.ndarray, "b 4"]:
     """Turns the cascade's squares into boxes around the landmarks.
 
     Args:
         raw: One `(x, y, width, height)` per face, as the cascade gives them.
+        calibration: Where the landmarks are in them; OpenFace's numbers if None.
 
     Returns:
         Corrected boxes, the largest first; equally large ones by their corner.
@@ -61,14 +70,36 @@ def boxes_from_haar(raw: np.ndarray) -> Float64[np.ndarray, "b 4"]:
         >>> boxes_from_haar(np.array([[100, 50, 200, 200]])).tolist()
         [[111.56, 93.32, 178.48, 173.52]]
     """
+    shift, shrink = dataclasses.astuple(calibration or OPENFACE_CALIBRATION)
     raw = np.asarray(raw, np.float64).reshape(-1, 4)
     corner, size = raw[:, :2], raw[:, 2:]
-    boxes = np.concatenate([corner + _SHIFT * size, _SHRINK * size], axis=1)
+    boxes = np.concatenate([corner + shift * size, shrink * size], axis=1)
     order = np.lexsort((boxes[:, 1], boxes[:, 0], -size.prod(axis=1)))
     return boxes[order]
 
 
-def _raw_detections(image: np.ndarray, min_size: int) -> np.ndarray:
+def face_squares(
+    image: np.ndarray, *, min_size: int = 50
+) -> Float64[np.ndarray, "b 4"]:
+    """Finds faces as the cascade frames them, before any correction.
+
+    Args:
+        image: A grey picture `[row, column]`, uint8.
+        min_size: Side of the smallest square the cascade looks at, pixels.
+
+    Returns:
+        One `(x, y, side, side)` per face in pixels, in the cascade's order. No rows
+        where no face is found.
+
+    Raises:
+        ValueError: The picture is not grey or not uint8, or `min_size` is not
+            positive.
+        FileNotFoundError: This installation of OpenCV has no cascade files.
+
+    Example:
+        >>> face_squares(np.zeros((80, 60), np.uint8)).shape
+        (0, 4)
+    """
     if image.ndim != 2 or image.dtype != np.uint8:
         raise ValueError(
             "face detection needs a grey uint8 picture [row, column], not "
@@ -80,14 +111,13 @@ def _raw_detections(image: np.ndarray, min_size: int) -> np.ndarray:
         )
     if not image.size:
         return np.empty((0, 4))
-    return np.asarray(
-        _cascade().detectMultiScale(
-            np.ascontiguousarray(image),
-            scaleFactor=_SCALE_STEP,
-            minNeighbors=_MIN_NEIGHBOURS,
-            minSize=(min_size, min_size),
-        )
+    found = _cascade().detectMultiScale(
+        np.ascontiguousarray(image),
+        scaleFactor=_SCALE_STEP,
+        minNeighbors=_MIN_NEIGHBOURS,
+        minSize=(min_size, min_size),
     )
+    return np.asarray(found, np.float64).reshape(-1, 4)
 
 
 def _cascade() -> cv2.CascadeClassifier:

@@ -23,6 +23,19 @@ class ModelInfo:
     """How and from what the model was made."""
 
 
+@dataclasses.dataclass(frozen=True)
+class BoxCalibration:
+    """Where a model's landmarks are in a square of the face detector.
+
+    Everything is a fraction of the square's side.
+    """
+
+    shift: tuple[float, float]
+    """From the square's corner to that of the box around the landmarks, x and y."""
+    size: tuple[float, float]
+    """Width and height of that box."""
+
+
 @pytree_dataclass
 class CLNFPart:
     """A model of some of the landmarks, fitted after the main one."""
@@ -51,6 +64,8 @@ class CLNFModel:
     """Triangles between landmarks for each view, for drawing."""
     info: ModelInfo = static(default=ModelInfo(name="unnamed"))
     """Name, licence and provenance."""
+    box_calibration: BoxCalibration | None = static(default=None)
+    """How `detect_faces` finds this model's landmarks; None: as for OpenFace's."""
 
     def prepared(self, window_sizes: Sequence[int]) -> "CLNFModel":
         """This model with Sigma matrices ready for some window sizes.

@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxclnf.errors import MAX_FILE_BYTES, ModelFileError, read_bytes
 from jaxclnf.experts.types import CCNFExperts, SVRExperts
-from jaxclnf.fitting.model import CLNFModel, CLNFPart, ModelInfo
+from jaxclnf.fitting.model import BoxCalibration, CLNFModel, CLNFPart, ModelInfo
 from jaxclnf.shape.pdm import PDM
 
 FORMAT = "jaxclnf-model"
@@ -36,6 +36,7 @@ _TYPES = {
     "model": CLNFModel,
     "part": CLNFPart,
     "info": ModelInfo,
+    "boxes": BoxCalibration,
     "pdm": PDM,
     "ccnf": CCNFExperts,
     "svr": SVRExperts,

@@ -1,0 +1,118 @@
+"""What a user can choose about a model that is to be learnt."""
+
+import dataclasses
+from pathlib import Path
+
+from jaxclnf.learn.training import FieldOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapeOptions:
+    """The shape model."""
+
+    num_modes: int = 25
+    """Modes of the model."""
+    blendshapes: Path | None = dataclasses.field(
+        default=None, metadata={"exists": "file"}
+    )
+    """A linear model of 3D faces to start from, `.npz` with `neutral` `(n, 3)`,
+    `identity` `(i, n, 3)`, `expression` `(e, n, 3)` and `expression_names`; centimetres,
+    y up, z out of the face. If absent, depth is found from the landmarks alone."""
+    num_samples: int = 4000
+    """Faces drawn from the linear model."""
+    num_start_modes: int = 60
+    """Modes kept of those faces; depth is learnt from them."""
+    num_rounds: int = 30
+    """Rounds of expectation-maximisation over the labels."""
+    start_faces: float = 1000.0
+    """How many faces the linear model counts for."""
+    symmetric: bool = True
+    """Whether every face's mirror image is a face too. Experts are then learnt for one
+    half of the face from both, and mirrored."""
+
+    def __post_init__(self) -> None:
+        """Refuses what makes no sense."""
+        _require("num_modes", self.num_modes, self.num_modes >= 1, "1 or more")
+        for key in ("num_samples", "num_start_modes", "num_rounds"):
+            value = getattr(self, key)
+            _require(key, value, value >= 1, "1 or more")
+        faces = self.start_faces
+        _require("start_faces", faces, faces >= 0, "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertOptions:
+    """The patch experts."""
+
+    scales: tuple[float, ...] = (0.25, 0.35, 0.5)
+    """Patch scalings, pixels per millimetre, coarse to fine."""
+    views_deg: tuple[float, ...] = (0.0,)
+    """Yaw in the middle of each view, degrees. Of symmetric faces, only those that are
+    0 or more; the others are mirrored."""
+    view_reach_deg: float = 25.0
+    """A view learns from faces whose yaw is no further from its middle, degrees."""
+    samples_per_epoch: int = 3000
+    """A view of fewer faces sees them again, differently, until it has seen so many."""
+    variation: tuple[float, ...] = (2.0, 1.5, 1.0)
+    """How much more the frame's size and rotation vary at each scale than
+    `field.augmentation` says; the last number holds for all further scales. Coarse
+    experts see faces whose pose is not known yet."""
+    neighbour_windows: tuple[int, ...] = (5, 7, 9, 11, 13, 15)
+    """Window sizes whose neighbours are coupled."""
+    field: FieldOptions = FieldOptions()
+    """How the fields of one view and scale are learnt."""
+
+    def __post_init__(self) -> None:
+        """Refuses what makes no sense."""
+        scales = self.scales
+        rising = len(scales) > 0 and scales[0] > 0 and list(scales) == sorted(scales)
+        _require("scales", scales, rising, "positive numbers, the smallest first")
+        views = self.views_deg
+        fine = len(views) > 0 and all(abs(view) <= 90 for view in views)
+        _require("views_deg", views, fine, "angles from -90 to 90")
+        reach = self.view_reach_deg
+        _require("view_reach_deg", reach, reach > 0, "a positive angle")
+        variation = self.variation
+        positive = len(variation) > 0 and min(variation) >= 0
+        _require("variation", variation, positive, "one or more numbers from 0 on")
+        odd = all(window > 0 and window % 2 for window in self.neighbour_windows)
+        _require("neighbour_windows", self.neighbour_windows, odd, "odd numbers")
+        # A pytree is made without checks, so its numbers are checked here.
+        for key in ("window_size", "support"):
+            value = getattr(self.field, key)
+            _require(f"field.{key}", value, value >= 3 and value % 2, "3 or more, odd")
+        for key in ("num_neurons", "batch_size", "num_epochs", "patience"):
+            value = getattr(self.field, key)
+            _require(f"field.{key}", value, value >= 1, "1 or more")
+        for key in ("target_sigma", "learning_rate"):
+            value = getattr(self.field, key)
+            _require(f"field.{key}", value, value > 0, "a positive number")
+        for key in ("decay", "coupling_decay"):
+            value = getattr(self.field, key)
+            _require(f"field.{key}", value, value >= 0, "0 or more")
+
+
+    def field_at(self, scale_index: int) -> FieldOptions:
+        """Options of the fields of one scale.
+
+        Args:
+            scale_index: Which of the scales.
+
+        Returns:
+            `field` with its augmentation varied.
+        """
+        factor = self.variation[min(scale_index, len(self.variation) - 1)]
+        augmentation = self.field.augmentation
+        return dataclasses.replace(
+            self.field,
+            augmentation=dataclasses.replace(
+                augmentation,
+                scale=factor * augmentation.scale,
+                rotation=factor * augmentation.rotation,
+            ),
+        )
+
+
+def _require(key: str, value: object, is_fine: object, expected: str) -> None:
+    if not is_fine:
+        raise ValueError(f"{key}: found {value}, expected {expected}")
