@@ -23,9 +23,10 @@ MAY_IMPORT = {
     "solver": {"pytree", "status", "shape", "experts"},
     "fitting": {"pytree", "status", "shape", "experts", "solver"},
     "detect": FLOOR | INNER,
+    "learn": FLOOR | INNER | {"detect"},
     "openface": FLOOR | INNER,
     "storage": FLOOR | INNER | {"openface"},
-    "app": FLOOR | INNER | {"detect", "openface", "storage"},
+    "app": FLOOR | INNER | {"detect", "learn", "openface", "storage"},
 }
 """What each room may import besides itself: the direction of the house."""
 

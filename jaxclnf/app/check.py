@@ -28,7 +28,7 @@ from jaxclnf.shape.pdm import (
 from jaxclnf.shape.similarity import align_shapes, inverse_similarity
 from jaxclnf.solver.objective import curvature, gradient, objective
 from jaxclnf.solver.options import NURLMSOptions
-from jaxclnf.storage.load import load_pdm
+from jaxclnf.storage.load import DEFAULT_MODEL, load_pdm
 
 TOLERANCES = {"autodiff": 1e-10, "differences": 1e-6}
 """Largest error allowed, relative to the largest entry of the block. float64 rounding
@@ -230,9 +230,14 @@ class CheckCommand:
     its tolerance.
     """
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    model: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(
+            metavar="[MODEL]", help_behavior_hint="(default: the embedded model)"
+        ),
+    ] = DEFAULT_MODEL
     """An OpenFace main, detector or PDM file, an .npz file
-    of jaxclnf, or a name."""
+    of jaxclnf, or the name of an embedded model."""
     draws: int = 24
     """How many random parameters."""
     seed: int = 0

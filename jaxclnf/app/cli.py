@@ -20,6 +20,10 @@ COMMANDS = {
         "jaxclnf.app.check:CheckCommand",
         "Checks a model's analytic derivatives against automatic ones and differences.",
     ),
+    "train": (
+        "jaxclnf.app.train:TrainCommand",
+        "Learns a model from labelled photographs.",
+    ),
     "info": ("jaxclnf.app.info:InfoCommand", "Shows what is in a model."),
 }
 """Where each subcommand lives, and what it does in one sentence.

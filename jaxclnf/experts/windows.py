@@ -41,12 +41,29 @@ def normalised_correlation(
         filters.reshape(n, k * p, p), columns.reshape(n, p, a * w), precision="highest"
     ).reshape(n, k, p, a, w)
     products = _sum([by_row[:, :, i, i : i + w] for i in range(p)])
-    squares = _squared_norms(areas, p)
+    return (products * inverse_norms(areas, p)[:, None]).reshape(n, k, w * w)
+
+
+def inverse_norms(areas: Float[Array, "n a a"], side: int) -> Float[Array, "n w w"]:
+    """What makes each support region unit-norm once its mean is taken away.
+
+    Args:
+        areas: Grey values around each landmark.
+        side: Side of a support region.
+
+    Returns:
+        One over the norm of the region's differences from its mean; 0 for a region
+        without contrast.
+
+    Example:
+        >>> inverse_norms(jnp.asarray([[[0.0, 2.0], [2.0, 0.0]]]), 2).tolist()
+        [[[0.5]]]
+    """
+    squares = _squared_norms(areas, side)
     # Rounding alone leaves about this much norm in a region of equal pixels.
     largest = jnp.max(jnp.abs(areas), axis=(1, 2))[:, None, None]
     flat = squares <= (32 * jnp.finfo(areas.dtype).eps * largest) ** 2
-    scale = jnp.where(flat, 0, 1 / jnp.sqrt(jnp.where(flat, 1, squares)))
-    return (products * scale[:, None]).reshape(n, k, w * w)
+    return jnp.where(flat, 0, 1 / jnp.sqrt(jnp.where(flat, 1, squares)))
 
 
 def _squared_norms(areas: Float[Array, "n a a"], side: int) -> Float[Array, "n w w"]:

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from jaxclnf.learn.training import FieldOptions
+from jaxclnf.learn.tasks import FieldOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +16,9 @@ class ShapeOptions:
         default=None, metadata={"exists": "file"}
     )
     """A linear model of 3D faces to start from, `.npz` with `neutral` `(n, 3)`,
-    `identity` `(i, n, 3)`, `expression` `(e, n, 3)` and `expression_names`; centimetres,
-    y up, z out of the face. If absent, depth is found from the landmarks alone."""
+    `identity` `(i, n, 3)`, `expression` `(e, n, 3)` and `expression_names`;
+    centimetres, y up, z out of the face. If absent, depth is found from the landmarks
+    alone."""
     num_samples: int = 4000
     """Faces drawn from the linear model."""
     num_start_modes: int = 60
@@ -90,7 +91,6 @@ class ExpertOptions:
         for key in ("decay", "coupling_decay"):
             value = getattr(self.field, key)
             _require(f"field.{key}", value, value >= 0, "0 or more")
-
 
     def field_at(self, scale_index: int) -> FieldOptions:
         """Options of the fields of one scale.

@@ -1,0 +1,222 @@
+"""`jaxclnf train`: a model from labelled photographs."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from jaxclnf.app.errors import ArgumentError
+from jaxclnf.app.train_config import TrainConfig, read_train_config
+from jaxclnf.app.train_data import DataReport, read_training_faces
+from jaxclnf.app.train_store import FolderStore, fingerprint
+from jaxclnf.fitting.model import CLNFModel, ModelInfo
+from jaxclnf.learn.boxes import calibrate_boxes, squares_of_faces
+from jaxclnf.learn.faces import LabelledFaces, held_out
+from jaxclnf.learn.masking import floor_spread
+from jaxclnf.storage.npz import save_model
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainCommand:
+    """Learns a model from labelled photographs.
+
+    An interrupted run goes on where it was when the same command is given again.
+    """
+
+    config: Annotated[Path, tyro.conf.Positional]
+    """The TOML file that says from what and how; see the user guide."""
+    keep_going: bool = False
+    """Train without the faces that cannot be used, instead of stopping."""
+
+    def run(self) -> int:
+        """Does the work.
+
+        Returns:
+            The exit code.
+        """
+        if importlib.util.find_spec("optax") is None:
+            raise ArgumentError(
+                "training needs the package optax: pip install 'jaxclnf[train]'"
+            )
+        started = time.monotonic()
+
+        def say(text: str) -> None:
+            seconds = time.monotonic() - started
+            print(f"[{seconds:7.1f} s] {text}", flush=True)
+
+        config = read_train_config(self.config)
+        faces, report = read_training_faces(
+            config.data,
+            keep_going=self.keep_going,
+            max_face_px=config.labels.max_face_px,
+            num_landmarks=config.labels.num_landmarks,
+        )
+        for problem in report.problems:
+            print(f"jaxclnf: left out: {problem}", file=sys.stderr)
+        say(report.summary)
+        try:
+            model, figures = train_model(config, faces, say)
+        except ValueError as error:
+            raise ArgumentError(f"{self.config}: {error}") from error
+        file = config.out / f"{config.name}.npz"
+        config.out.mkdir(parents=True, exist_ok=True)
+        save_model(model, file)
+        figures = {
+            "model": file.name,
+            "megabytes": round(file.stat().st_size / 1e6, 3),
+            "data": _data_figures(config, report),
+            **figures,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        _write_text(config.out / "summary.json", json.dumps(figures, indent=2) + "\n")
+        say(f"model: {file}; summary: {config.out / 'summary.json'}")
+        return 0
+
+
+def train_model(
+    config: TrainConfig, faces: LabelledFaces, say: Any
+) -> tuple[CLNFModel, dict[str, Any]]:
+    """Runs all of a training but for reading and writing the model.
+
+    Args:
+        config: What to do.
+        faces: The faces.
+        say: Shows a line of progress.
+
+    Returns:
+        The model, its arrays as exact as its file will hold them, and figures for the
+        summary.
+
+    Raises:
+        ValueError: The faces do not suffice for what the options ask.
+
+    Example:
+        >>> import inspect
+        >>> list(inspect.signature(train_model).parameters)
+        ['config', 'faces', 'say']
+    """
+    from jaxclnf.learn import chain  # needs optax
+    from jaxclnf.learn.accuracy import held_out_accuracy
+
+    faces = floor_spread(faces, config.labels.min_spread_percent)
+    is_held_out = held_out(faces.names, config.labels.held_out)
+    blendshapes = _read_blendshapes(config.shape.blendshapes)
+    decisive = dataclasses.replace(config, out=Path(), licence_files=(), provenance="")
+    mark = fingerprint(decisive, faces)
+    store = FolderStore(config.out / "checkpoints" / mark)
+    say(f"{is_held_out.sum()} faces held out; checkpoints in {store.folder}")
+    shape = chain.learn_shape(
+        faces,
+        is_held_out,
+        config.shape,
+        blendshapes=blendshapes,
+        outline=config.labels.outline_landmarks,
+        outline_limit=float(np.radians(config.labels.mask_far_outline_deg)),
+        seed=config.seed,
+        say=say,
+    )
+    calibration = None
+    if config.boxes.calibrate:  # before the long part: it may find too few faces
+        found = calibrate_boxes(*squares_of_faces(faces.pick(~is_held_out)))
+        calibration = found.calibration
+        say(f"boxes: the detector finds {found.share:.1%} of the faces")
+    experts = chain.learn_experts(
+        shape, is_held_out, config.experts, seed=config.seed, store=store, say=say
+    )
+    info = ModelInfo(
+        name=config.name,
+        licence="\n\n".join(_read_text(file) for file in config.licence_files),
+        provenance=config.provenance,
+    )
+    model = compact(
+        CLNFModel(
+            pdm=shape.pdm, experts=experts, info=info, box_calibration=calibration
+        )
+    )
+    accuracy = held_out_accuracy(
+        model, shape.faces.pick(is_held_out), chain.yaw_of(shape.params)[is_held_out]
+    )
+    say(f"held-out faces: {accuracy}")
+    figures = {
+        "held_out": int(is_held_out.sum()),
+        "shape_noise_mm": round(float(shape.noise.mean()), 4),
+        "confidence": [
+            [round(float(c), 3) for c in np.asarray(e.confidence).mean(axis=1)]
+            for e in experts
+        ],
+        "accuracy": dataclasses.asdict(accuracy),
+        "seed": config.seed,
+        "checkpoints": mark,
+    }
+    return model, figures
+
+
+def compact(model: CLNFModel) -> CLNFModel:
+    """Rounds the filters to half precision, which is how they are stored.
+
+    Args:
+        model: A model.
+
+    Returns:
+        The model with float16 filters; `load_model` makes them float32 or float64
+        again, which changes no number.
+
+    Example:
+        >>> compact(model).experts[0].weights.dtype
+        dtype('float16')
+    """
+    experts = tuple(
+        dataclasses.replace(e, weights=e.weights.astype(jnp.float16))
+        for e in model.experts
+    )
+    return dataclasses.replace(model, experts=experts)
+
+
+def _read_blendshapes(path: Path | None) -> dict[str, np.ndarray] | None:
+    if path is None:
+        return None
+    try:
+        with np.load(path) as arrays:
+            found = {key: arrays[key] for key in arrays.files}
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"{path}: cannot be read as .npz: {error}") from error
+    needed = {"neutral", "identity", "expression", "expression_names"}
+    if missing := sorted(needed - found.keys()):
+        raise ArgumentError(
+            f"{path}: found no arrays {missing}, expected {sorted(needed)}"
+        )
+    return found
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{path}: cannot be read as text: {error}") from error
+
+
+def _data_figures(config: TrainConfig, report: DataReport) -> list[dict[str, Any]]:
+    return [
+        {"images": source.images.name, "used": used, "marked_unused": unwanted}
+        for source, used, unwanted in zip(
+            config.data, report.num_used, report.num_unwanted, strict=True
+        )
+    ]
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,197 @@
+"""`jaxclnf train`, from a folder of pictures to a model that fits them."""
+
+import json
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxclnf import FitOptions, PDMParams, Status, fit, load_model, project
+from jaxclnf.app.cli import main
+from jaxclnf.app.media import write_png
+from jaxclnf.app.train_store import FolderStore, fingerprint
+from jaxclnf.learn.faces import LabelledFaces, held_out
+from tests import synthetic
+
+CONFIG = """
+name = "tiny"
+out = "build"
+[[data]]
+images = "faces"
+[labels]
+held_out = 0.3
+outline = []
+[shape]
+num_modes = 3
+num_rounds = 4
+symmetric = false
+[experts]
+scales = [0.4]
+neighbour_windows = [7]
+view_reach_deg = 40.0
+samples_per_epoch = 64
+[experts.field]
+window_size = 7
+support = 7
+num_neurons = 2
+batch_size = 16
+num_epochs = 2
+[boxes]
+calibrate = false
+"""
+
+
+def draw_face(params: PDMParams, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture with a pattern of its own at every landmark, and the landmarks."""
+    pdm = synthetic.make_pdm()
+    points = np.asarray(project(pdm, params))
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:160, 0:170].astype(float)
+    picture = cv2.GaussianBlur(rng.normal(0, 25, rows.shape), (0, 0), 2)
+    for i, (x, y) in enumerate(points):
+        right, down = columns - x, rows - y
+        angle = 2.4 * i
+        wave = np.cos((right * np.cos(angle) + down * np.sin(angle)) / 1.7 + i)
+        picture += 70 * wave * np.exp(-(right**2 + down**2) / (2 * 4.0**2))
+    return np.clip(128 + picture, 0, 255).astype(np.uint8), points
+
+
+def write_faces(folder: Path, count: int) -> None:
+    """Pictures of faces at many angles, with `.pts` files beside them."""
+    folder.mkdir()
+    pdm = synthetic.make_pdm()
+    rng = np.random.default_rng(0)
+    place = jax.jit(PDMParams.from_global)
+    for i in range(count):
+        pose = [
+            rng.uniform(0.8, 1.0),
+            *rng.normal(0, (0.15, 0.35, 0.08)),
+            *(85, 80) + rng.normal(0, 3, 2),
+        ]
+        modes = rng.normal(size=pdm.num_modes) * np.sqrt(pdm.eigen_values) / 2
+        picture, points = draw_face(place(jnp.asarray(pose), jnp.asarray(modes)), i)
+        write_png(folder / f"{i:03d}.png", cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR))
+        lines = "\n".join(f"{x:.3f} {y:.3f}" for x, y in points)
+        text = f"version: 1\nn_points: {len(points)}\n{{\n{lines}\n}}\n"
+        (folder / f"{i:03d}.pts").write_text(text)
+
+
+def write_config(folder: Path, text: str = CONFIG) -> str:
+    """The configuration's file."""
+    path = folder / "train.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a training ran."""
+    folder = tmp_path_factory.mktemp("train")
+    write_faces(folder / "faces", 60)
+    assert main(["train", write_config(folder)]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_a_trained_model_fits_new_faces(trained: Path) -> None:
+    model = load_model(trained / "build" / "tiny.npz")
+    assert model.info.name == "tiny"
+    truth = synthetic.make_params(
+        synthetic.make_pdm(), scale=0.9, translation=(84.0, 81.0)
+    )
+    picture, points = draw_face(truth, seed=1000)
+    low, size = points.min(axis=0), np.ptp(points, axis=0)
+    box = np.concatenate([low - 2, size + 4])
+    result = fit(model, picture, box, options=FitOptions(window_sizes=(7,)))
+    assert Status(int(result.status)) == Status.CONVERGED
+    assert np.linalg.norm(result.landmarks - points, axis=1).mean() < 2.0
+
+
+@pytest.mark.slow
+def test_the_summary_tells_what_was_done(trained: Path) -> None:
+    summary = json.loads((trained / "build" / "summary.json").read_text())
+    names = [f"{i:03d}.png" for i in range(60)]
+    assert summary["held_out"] == held_out(names, 0.3).sum()
+    assert summary["data"] == [{"images": "faces", "used": 60, "marked_unused": 0}]
+    assert summary["accuracy"]["num_faces"] > 0
+    assert not list((trained / "build").glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_second_run_goes_on_from_checkpoints_to_the_same_model(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = trained / "build" / "tiny.npz"
+    before = file.read_bytes()
+    assert main(["train", write_config(trained)]) == 0
+    assert "went on after epoch 2" in capsys.readouterr().out
+    assert file.read_bytes() == before
+    # Without checkpoints everything is done again, with the same result.
+    for checkpoint in (trained / "build" / "checkpoints").rglob("*.npz"):
+        checkpoint.unlink()
+    assert main(["train", write_config(trained)]) == 0
+    assert "went on" not in capsys.readouterr().out
+    assert file.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_bad_faces_stop_a_training_unless_it_is_told_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_faces(tmp_path / "faces", 40)
+    (tmp_path / "faces" / "003.png").write_bytes(b"not a picture")
+    text = (tmp_path / "faces" / "004.pts").read_text()
+    (tmp_path / "faces" / "004.pts").write_text(
+        text.replace("12", "11").replace("}", "", 1).rsplit("\n", 2)[0] + "\n}\n"
+    )
+    config = write_config(tmp_path)
+    assert main(["train", config]) == 2
+    error = capsys.readouterr().err
+    assert "003.png" in error and "004.pts" in error and "--keep-going" in error
+    assert not (tmp_path / "build").exists()
+    assert main(["train", config, "--keep-going"]) == 0
+    assert "38 faces" in capsys.readouterr().out
+
+
+def test_an_empty_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "faces").mkdir()
+    assert main(["train", write_config(tmp_path)]) == 2
+    assert str(tmp_path / "faces") in capsys.readouterr().err
+    assert not (tmp_path / "build").exists()
+
+
+def test_an_unknown_option_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "faces").mkdir()
+    assert main(["train", write_config(tmp_path, CONFIG + "speed = 9\n")]) == 2
+    error = capsys.readouterr().err
+    assert "train.toml" in error and "speed" in error
+
+
+def test_checkpoints_come_back_as_they_were(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "a" / "b")
+    tree = {"x": jnp.arange(3.0), "y": (jnp.asarray(2, jnp.int32),)}
+    assert store.load("one", tree) is None
+    store.save("one", tree)
+    back = store.load("one", jax.tree.map(jnp.zeros_like, tree))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), back, tree))
+    assert back["y"][0].dtype == jnp.int32
+    # A tree of other sizes, or a damaged file, is no checkpoint.
+    assert store.load("one", {**tree, "x": jnp.arange(4.0)}) is None
+    (tmp_path / "a" / "b" / "one.npz").write_bytes(b"PK")
+    assert store.load("one", tree) is None
+
+
+def test_other_data_or_options_have_other_checkpoints() -> None:
+    picture = np.zeros((4, 4), np.uint8)
+    one = LabelledFaces(("a",), (picture,), np.zeros((1, 2, 2)), np.ones((1, 2)))
+    other = LabelledFaces(("a",), (picture + 1,), one.landmarks, one.spread)
+    marks = {fingerprint(o, f) for o in ("x", "y") for f in (one, other)}
+    assert len(marks) == 4
+    assert fingerprint("x", one) == fingerprint("x", one)
