@@ -1,5 +1,6 @@
 """What importing the package does, and what it must not do."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -66,6 +67,30 @@ def test_licence_and_types_are_announced() -> None:
     assert metadata("jaxclnf")["License-Expression"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert (ROOT / "jaxclnf" / "py.typed").exists()
+
+
+def test_the_embedded_model_and_its_notices() -> None:
+    model = jaxclnf.load_model()
+    assert model.pdm.num_landmarks == 68
+    assert len(model.experts) >= 3
+    assert model.box_calibration is not None
+    assert model.info.name == "default"
+    folder = ROOT / "models"
+    notices = (folder / "NOTICES.txt").read_text(encoding="utf-8")
+    assert model.info.licence.strip() == notices.strip()
+    assert (folder / "default.npz").stat().st_size < 3e6
+    for owner in ("USC Institute for Creative Technologies", "David Beniaguev"):
+        assert re.search(rf"^Copyright \(c\) \d+ {owner}$", notices, re.MULTILINE)
+    assert notices.count("Permission is hereby granted, free of charge") == 2
+    assert "Chris McAndrew / UK Parliament" in notices
+
+
+def test_models_travel_with_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "models/NOTICES.txt" in project["project"]["license-files"]
+    targets = project["tool"]["hatch"]["build"]["targets"]
+    assert targets["wheel"]["force-include"] == {"models": "jaxclnf/models"}
+    assert {"/models", "/docs"} <= set(targets["sdist"]["include"])
 
 
 def test_the_command_is_installed() -> None:

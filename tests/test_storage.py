@@ -419,8 +419,10 @@ def test_loading_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_no_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(load, "_MODEL_FOLDERS", (tmp_path,))
     for path in (None, "default"):
-        with pytest.raises(ModelFileError, match="--model PATH"):
+        with pytest.raises(ModelFileError, match="--model PATH") as caught:
             load_model(path)
+        message = str(caught.value)
+        assert f"no default.npz in {tmp_path}, expected the embedded model" in message
 
 
 def test_paths_that_are_no_models(tmp_path: Path):

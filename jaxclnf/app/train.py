@@ -137,9 +137,11 @@ def train_model(
         licence="\n\n".join(_read_text(file) for file in config.licence_files),
         provenance=config.provenance,
     )
+    variances = config.shape.variance_factor * shape.pdm.eigen_values
+    pdm = dataclasses.replace(shape.pdm, eigen_values=variances)
     model = compact(
         CLNFModel(
-            pdm=shape.pdm, experts=experts, info=info, box_calibration=calibration
+            pdm=pdm, experts=experts, info=info, box_calibration=calibration
         )
     )
     accuracy = held_out_accuracy(

@@ -27,6 +27,9 @@ class ShapeOptions:
     """Rounds of expectation-maximisation over the labels."""
     start_faces: float = 1000.0
     """How many faces the linear model counts for."""
+    variance_factor: float = 1.0
+    """Factor on the variances of the modes. The labels' own variances, 1, are what the
+    prior of a fit takes literally; more leaves it looser."""
     symmetric: bool = True
     """Whether every face's mirror image is a face too. Experts are then learnt for one
     half of the face from both, and mirrored."""
@@ -39,13 +42,15 @@ class ShapeOptions:
             _require(key, value, value >= 1, "1 or more")
         faces = self.start_faces
         _require("start_faces", faces, faces >= 0, "0 or more")
+        factor = self.variance_factor
+        _require("variance_factor", factor, factor > 0, "a positive number")
 
 
 @dataclasses.dataclass(frozen=True)
 class ExpertOptions:
     """The patch experts."""
 
-    scales: tuple[float, ...] = (0.25, 0.35, 0.5)
+    scales: tuple[float, ...] = (0.2, 0.3, 0.45, 0.7)
     """Patch scalings, pixels per millimetre, coarse to fine."""
     views_deg: tuple[float, ...] = (0.0,)
     """Yaw in the middle of each view, degrees. Of symmetric faces, only those that are

@@ -117,7 +117,11 @@ def _find_embedded(name: str) -> Path:
         " (.npz): load_model(PATH), or --model PATH on the command line"
     )
     if name == DEFAULT_MODEL:
-        raise ModelFileError(f"found no embedded model, none is installed yet; {how}")
+        folders = " or ".join(map(str, _MODEL_FOLDERS))
+        raise ModelFileError(
+            f"found no {name}.npz in {folders}, expected the embedded model, which is"
+            f" part of jaxclnf: install jaxclnf again, or {how}"
+        )
     names = sorted({f.stem for d in _MODEL_FOLDERS for f in d.glob("*.npz")})
     raise ModelFileError(
         f"found no embedded model named {name!r}, expected one of {names} or a file; "
