@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from jaxclnf import PDMParams, project
+from jaxclnf.learn.ccnf.samples import Augmentation
+from jaxclnf.learn.ccnf.tasks import FieldOptions
 from jaxclnf.learn.chain import LearntShape, learn_experts, learn_shape
 from jaxclnf.learn.faces import LabelledFaces
 from jaxclnf.learn.options import ExpertOptions, ShapeOptions
-from jaxclnf.learn.samples import Augmentation
-from jaxclnf.learn.symmetry import mirror_index
-from jaxclnf.learn.tasks import FieldOptions
+from jaxclnf.learn.pdm.symmetry import mirror_index
 from jaxclnf.shape.pdm import PDM
 from tests.synthetic import make_image
 

@@ -10,14 +10,14 @@ import pytest
 
 from jaxclnf.experts.ccnf import ccnf_responses, with_sigma
 from jaxclnf.experts.types import CCNFExperts
-from jaxclnf.learn.experts import (
+from jaxclnf.learn.ccnf.experts import (
     ViewFields,
     assemble_experts,
     mirrored_view,
     reflected,
 )
-from jaxclnf.learn.field import FieldParams
-from jaxclnf.learn.neighbours import neighbour_matrices
+from jaxclnf.learn.ccnf.field import FieldParams
+from jaxclnf.learn.ccnf.neighbours import neighbour_matrices
 
 TOL = 1e-12  # float64: maps of some hundred roundings
 

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
 from jaxclnf.experts.ccnf import ccnf_responses, with_sigma
-from jaxclnf.learn.experts import ViewFields, assemble_experts
-from jaxclnf.learn.field import (
+from jaxclnf.learn.ccnf.experts import ViewFields, assemble_experts
+from jaxclnf.learn.ccnf.field import (
     FieldParams,
     evidence_sums,
     field_means,
     log_likelihood,
     precision_matrices,
 )
-from jaxclnf.learn.neighbours import NUM_NEIGHBOURS, neighbour_matrices
+from jaxclnf.learn.ccnf.neighbours import NUM_NEIGHBOURS, neighbour_matrices
 
 TOL = 1e-11  # float64: some thousand roundings of numbers about 1
 FLOAT32_TOL = 2e-5  # the same in float32, a condition number of 10

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxclnf.learn.factorise import rigid_shape
-from jaxclnf.learn.landmark_fit import fit_landmarks
-from jaxclnf.learn.landmark_shapes import LandmarkShapes, pdm_from_landmarks
-from jaxclnf.learn.shapes import nearest_rotation
-from jaxclnf.learn.symmetry import mirror_shapes
+from jaxclnf.learn.pdm.factorise import rigid_shape
+from jaxclnf.learn.pdm.landmark_fit import fit_landmarks
+from jaxclnf.learn.pdm.landmark_shapes import LandmarkShapes, pdm_from_landmarks
+from jaxclnf.learn.pdm.shapes import nearest_rotation
+from jaxclnf.learn.pdm.symmetry import mirror_shapes
 from jaxclnf.shape.pdm import PDM, PDMParams, project
 from jaxclnf.shape.rotation import matrix_from_euler
 from tests import synthetic
@@ -263,7 +263,7 @@ def test_bad_labels_are_refused(faces, start):
 
 
 def test_misshapen_input_is_refused(faces, start):
-    from jaxclnf.learn.landmark_fit import check_landmarks
+    from jaxclnf.learn.pdm.landmark_fit import check_landmarks
 
     check: Any = inspect.unwrap(check_landmarks)
     with pytest.raises(ValueError, match="f at least 1"):

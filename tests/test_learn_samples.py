@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxclnf.learn.faces import LabelledFaces, held_out
-from jaxclnf.learn.samples import (
+from jaxclnf.learn.ccnf.samples import (
     Augmentation,
     FaceBank,
     Samples,
     draw_samples,
     make_bank,
 )
+from jaxclnf.learn.faces import LabelledFaces, held_out
 from jaxclnf.shape.pdm import PDM, project
 from tests import synthetic
 
@@ -197,7 +197,7 @@ def test_size_and_angle_vary_as_asked():
     frame = 1.5 * np.asarray([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]])
     bank = FaceBank(
         images=jnp.asarray(ramp)[None],
-        landmarks=jnp.full((1, 12, 2), 120.0),
+        landmarks=jnp.asarray(np.full((1, 12, 2), 120.0)),
         spread=jnp.zeros((1, 12)),
         img_from_face=jnp.asarray(frame)[None],
     )

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxclnf.learn.shapes import (
+from jaxclnf.learn.pdm.shapes import (
     camera_frame,
     modes_for_variance,
     pdm_from_shapes,
     sample_expressions,
     sample_shapes,
 )
-from jaxclnf.learn.symmetry import mirror_index, mirror_landmarks, mirror_shapes
+from jaxclnf.learn.pdm.symmetry import mirror_index, mirror_landmarks, mirror_shapes
 from jaxclnf.shape.pdm import PDM
 from jaxclnf.shape.rotation import matrix_from_euler
 from tests import synthetic

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxclnf.learn.field import FieldParams, field_means, precision_matrices
-from jaxclnf.learn.neighbours import neighbour_matrices
-from jaxclnf.learn.samples import Augmentation, FaceBank, Samples
-from jaxclnf.learn.training import (
+from jaxclnf.learn.ccnf.field import FieldParams, field_means, precision_matrices
+from jaxclnf.learn.ccnf.neighbours import neighbour_matrices
+from jaxclnf.learn.ccnf.samples import Augmentation, FaceBank, Samples
+from jaxclnf.learn.ccnf.training import (
     FieldOptions,
     FieldTask,
     Learning,
@@ -45,8 +45,14 @@ def correlations(one: jax.Array, other: jax.Array) -> np.ndarray:
 
 # A known field comes back.
 
+# No weight on the betas: it would pull them away from the truth.
 KNOWN = FieldOptions(
-    window_size=WINDOW, support=5, num_neurons=2, learning_rate=0.05, decay=1e-6
+    window_size=WINDOW,
+    support=5,
+    num_neurons=2,
+    learning_rate=0.05,
+    decay=1e-6,
+    coupling_decay=0.0,
 )
 
 
@@ -104,6 +110,25 @@ def test_a_known_field_is_recovered():
         precision, axis=(1, 2)
     )
     assert wrong.max() < 0.1
+
+
+def test_coupling_decay_lowers_the_betas_alone():
+    """Of samples without weight, only the decays are left."""
+    fields = initial_fields(jax.random.key(0), 1, KNOWN, jnp.dtype("f8"))
+    samples = Samples(
+        areas=smooth_areas(0, 1, 1),
+        targets=jnp.ones((1, 1, WINDOW**2)),
+        weights=jnp.zeros((1, 1)),
+    )
+    for weight in (0.0, 1.0):
+        options = dataclasses.replace(KNOWN, coupling_decay=weight)
+        moved, _ = learn_step(options, 1, fields, initial_moments(fields), samples)
+        np.testing.assert_array_equal(moved.log_alpha, fields.log_alpha)
+        change = np.asarray(moved.log_beta - fields.log_beta)
+        # A first step of Adam has the step size, whatever the gradient.
+        np.testing.assert_allclose(change, -0.05 * weight, rtol=0, atol=1e-6)
+        squares = [np.sum(np.asarray(f.filters) ** 2) for f in (moved, fields)]
+        assert squares[0] < squares[1]
 
 
 # Rendered faces.

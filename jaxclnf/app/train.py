@@ -140,9 +140,7 @@ def train_model(
     variances = config.shape.variance_factor * shape.pdm.eigen_values
     pdm = dataclasses.replace(shape.pdm, eigen_values=variances)
     model = compact(
-        CLNFModel(
-            pdm=pdm, experts=experts, info=info, box_calibration=calibration
-        )
+        CLNFModel(pdm=pdm, experts=experts, info=info, box_calibration=calibration)
     )
     accuracy = held_out_accuracy(
         model, shape.faces.pick(is_held_out), chain.yaw_of(shape.params)[is_held_out]

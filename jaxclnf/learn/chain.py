@@ -10,28 +10,33 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxclnf.experts.types import CCNFExperts
-from jaxclnf.learn.experts import ViewFields, assemble_experts, mirrored_view, reflected
-from jaxclnf.learn.faces import LabelledFaces
-from jaxclnf.learn.factorise import rigid_shape
-from jaxclnf.learn.landmark_fit import centred, fit_landmarks
-from jaxclnf.learn.landmark_shapes import pdm_from_landmarks
-from jaxclnf.learn.masking import mask_far_outline
-from jaxclnf.learn.options import ExpertOptions, ShapeOptions
-from jaxclnf.learn.samples import FaceBank, make_bank
-from jaxclnf.learn.shapes import (
-    camera_frame,
-    pdm_from_shapes,
-    sample_expressions,
-    sample_shapes,
+from jaxclnf.learn.ccnf.experts import (
+    ViewFields,
+    assemble_experts,
+    mirrored_view,
+    reflected,
 )
-from jaxclnf.learn.symmetry import mirror_index
-from jaxclnf.learn.training import (
+from jaxclnf.learn.ccnf.samples import FaceBank, make_bank
+from jaxclnf.learn.ccnf.training import (
     FieldTask,
     Learning,
     begin,
     confidences,
     learn_fields,
 )
+from jaxclnf.learn.faces import LabelledFaces
+from jaxclnf.learn.masking import mask_far_outline
+from jaxclnf.learn.options import ExpertOptions, ShapeOptions
+from jaxclnf.learn.pdm.factorise import rigid_shape
+from jaxclnf.learn.pdm.landmark_fit import centred, fit_landmarks
+from jaxclnf.learn.pdm.landmark_shapes import pdm_from_landmarks
+from jaxclnf.learn.pdm.shapes import (
+    camera_frame,
+    pdm_from_shapes,
+    sample_expressions,
+    sample_shapes,
+)
+from jaxclnf.learn.pdm.symmetry import mirror_index
 from jaxclnf.shape.pdm import PDM, PDMParams
 
 Say = Callable[[str], None]
@@ -210,7 +215,7 @@ def learn_experts(
         ValueError: A view has no faces to learn from or to check on.
 
     Example:
-        >>> from jaxclnf.learn.tasks import FieldOptions
+        >>> from jaxclnf.learn.ccnf.tasks import FieldOptions
         >>> points = np.stack([project(pdm, params)] * 2)
         >>> faces = LabelledFaces(("a", "b"), (image,) * 2, points, np.ones((2, 12)))
         >>> two = jax.tree.map(lambda x: jnp.stack([x, x]), params)

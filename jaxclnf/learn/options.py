@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from jaxclnf.learn.tasks import FieldOptions
+from jaxclnf.learn.ccnf.tasks import FieldOptions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxclnf.learn.field import FieldParams, field_means, log_likelihood
-from jaxclnf.learn.neighbours import neighbour_matrices
-from jaxclnf.learn.samples import Samples
-from jaxclnf.learn.tasks import FieldOptions, FieldTask, check_batches
+from jaxclnf.learn.ccnf.field import FieldParams, field_means, log_likelihood
+from jaxclnf.learn.ccnf.neighbours import neighbour_matrices
+from jaxclnf.learn.ccnf.samples import Samples
+from jaxclnf.learn.ccnf.tasks import FieldOptions, FieldTask, check_batches
 
 
 def held_out_loss(
@@ -26,7 +26,7 @@ def held_out_loss(
         infinite for a landmark without a trustworthy label.
 
     Example:
-        >>> from jaxclnf.learn.samples import FaceBank
+        >>> from jaxclnf.learn.ccnf.samples import FaceBank
         >>> bank = FaceBank(images=jnp.asarray(image)[None], landmarks=landmarks[None],
         ...     spread=jnp.zeros((1, 12)), img_from_face=jnp.eye(2)[None])
         >>> face, plain = jnp.zeros(1, jnp.int32), jnp.zeros(1, bool)
@@ -36,7 +36,7 @@ def held_out_loss(
         >>> options = FieldOptions(
         ...     window_size=5, support=3, num_neurons=1, num_epochs=2)
         >>> key = jax.random.key(0)
-        >>> from jaxclnf.learn.training import initial_fields
+        >>> from jaxclnf.learn.ccnf.training import initial_fields
         >>> fields = initial_fields(key, 2, options, jnp.dtype("f8"))
         >>> held_out_loss(key, task, options, fields).shape
         (2,)
@@ -63,7 +63,7 @@ def confidences(
         Correlation between response maps and targets over the held-out samples, 0 to 1.
 
     Example:
-        >>> from jaxclnf.learn.samples import FaceBank
+        >>> from jaxclnf.learn.ccnf.samples import FaceBank
         >>> bank = FaceBank(images=jnp.asarray(image)[None], landmarks=landmarks[None],
         ...     spread=jnp.zeros((1, 12)), img_from_face=jnp.eye(2)[None])
         >>> face, plain = jnp.zeros(1, jnp.int32), jnp.zeros(1, bool)
@@ -73,7 +73,7 @@ def confidences(
         >>> options = FieldOptions(
         ...     window_size=5, support=3, num_neurons=1, num_epochs=2)
         >>> key = jax.random.key(0)
-        >>> from jaxclnf.learn.training import initial_fields
+        >>> from jaxclnf.learn.ccnf.training import initial_fields
         >>> fields = initial_fields(key, 2, options, jnp.dtype("f8"))
         >>> trust = confidences(key, task, options, fields)
         >>> bool(jnp.all((trust >= 0) & (trust <= 1)))

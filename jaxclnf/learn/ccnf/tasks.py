@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxclnf.learn.samples import Augmentation, FaceBank, Samples, draw_samples
+from jaxclnf.learn.ccnf.samples import Augmentation, FaceBank, Samples, draw_samples
 from jaxclnf.pytree import pytree_dataclass, static
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxclnf.learn.field import FieldParams, log_likelihood
-from jaxclnf.learn.neighbours import NUM_NEIGHBOURS, neighbour_matrices
-from jaxclnf.learn.samples import Samples
-from jaxclnf.learn.tasks import FieldOptions, FieldTask, learning_batch
-from jaxclnf.learn.validation import confidences as confidences
-from jaxclnf.learn.validation import held_out_loss as held_out_loss
+from jaxclnf.learn.ccnf.field import FieldParams, log_likelihood
+from jaxclnf.learn.ccnf.neighbours import NUM_NEIGHBOURS, neighbour_matrices
+from jaxclnf.learn.ccnf.samples import Samples
+from jaxclnf.learn.ccnf.tasks import FieldOptions, FieldTask, learning_batch
+from jaxclnf.learn.ccnf.validation import confidences as confidences
+from jaxclnf.learn.ccnf.validation import held_out_loss as held_out_loss
 from jaxclnf.pytree import pytree_dataclass
 
 
@@ -80,7 +80,7 @@ def begin(key: Array, task: FieldTask, options: FieldOptions) -> Learning:
         Random fields, not tried yet.
 
     Example:
-        >>> from jaxclnf.learn.samples import FaceBank
+        >>> from jaxclnf.learn.ccnf.samples import FaceBank
         >>> bank = FaceBank(images=jnp.asarray(image)[None], landmarks=landmarks[None],
         ...     spread=jnp.zeros((1, 12)), img_from_face=jnp.eye(2)[None])
         >>> face, plain = jnp.zeros(1, jnp.int32), jnp.zeros(1, bool)
@@ -129,7 +129,7 @@ def run_epoch(
         ValueError: There are no faces to learn from, or none held out.
 
     Example:
-        >>> from jaxclnf.learn.samples import FaceBank
+        >>> from jaxclnf.learn.ccnf.samples import FaceBank
         >>> bank = FaceBank(images=jnp.asarray(image)[None], landmarks=landmarks[None],
         ...     spread=jnp.zeros((1, 12)), img_from_face=jnp.eye(2)[None])
         >>> face, plain = jnp.zeros(1, jnp.int32), jnp.zeros(1, bool)
@@ -201,7 +201,7 @@ def learn_fields(
         in the place of BFGS on fixed ones.
 
     Example:
-        >>> from jaxclnf.learn.samples import FaceBank
+        >>> from jaxclnf.learn.ccnf.samples import FaceBank
         >>> bank = FaceBank(images=jnp.asarray(image)[None], landmarks=landmarks[None],
         ...     spread=jnp.zeros((1, 12)), img_from_face=jnp.eye(2)[None])
         >>> face, plain = jnp.zeros(1, jnp.int32), jnp.zeros(1, bool)

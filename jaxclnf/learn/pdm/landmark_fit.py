@@ -11,7 +11,7 @@ from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxclnf.learn.shapes import named
+from jaxclnf.learn.pdm.shapes import named
 from jaxclnf.shape.pdm import NUM_RIGID, PDM, PDMParams, jacobian, project, retract
 
 CHUNK = 256

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64, Int
 
-from jaxclnf.learn.shapes import NUM_FIXED, nearest_rotation, with_fixed_signs
-from jaxclnf.learn.symmetry import mirror_shapes
+from jaxclnf.learn.pdm.shapes import NUM_FIXED, nearest_rotation, with_fixed_signs
+from jaxclnf.learn.pdm.symmetry import mirror_shapes
 from jaxclnf.shape.pdm import PDM
 
 _LEAST_VARIANCE = 1e-6

@@ -9,7 +9,7 @@ import numpy as np
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Float64
 
-from jaxclnf.learn.landmark_fit import chunks, label_weights
+from jaxclnf.learn.pdm.landmark_fit import chunks, label_weights
 from jaxclnf.shape.pdm import NUM_RIGID, PDM, PDMParams, jacobian, project
 
 

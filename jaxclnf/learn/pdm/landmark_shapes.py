@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from jaxclnf.learn.factorise import rigid_shape
-from jaxclnf.learn.landmark_fit import (
+from jaxclnf.learn.pdm.factorise import rigid_shape
+from jaxclnf.learn.pdm.landmark_fit import (
     centred,
     check_landmarks,
     first_poses,
     fit_from,
     shifted,
 )
-from jaxclnf.learn.landmark_moments import Moments, label_moments
-from jaxclnf.learn.loadings import (
+from jaxclnf.learn.pdm.landmark_moments import Moments, label_moments
+from jaxclnf.learn.pdm.loadings import (
     DepthRule,
     Loadings,
     depth_rule,
@@ -32,7 +32,7 @@ from jaxclnf.learn.loadings import (
     symmetric,
     unique,
 )
-from jaxclnf.learn.shapes import NUM_FIXED
+from jaxclnf.learn.pdm.shapes import NUM_FIXED
 from jaxclnf.shape.pdm import PDM, PDMParams, project
 
 _FIRST_STEPS = 30

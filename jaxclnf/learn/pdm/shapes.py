@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from jaxclnf.learn.symmetry import mirror_shapes
+from jaxclnf.learn.pdm.symmetry import mirror_shapes
 from jaxclnf.shape.pdm import PDM
 
 _ALIGNMENT_ROUNDS = 50

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxclnf.experts.types import CCNFExperts
-from jaxclnf.learn.field import FieldParams
-from jaxclnf.learn.neighbours import neighbour_matrices
+from jaxclnf.learn.ccnf.field import FieldParams
+from jaxclnf.learn.ccnf.neighbours import neighbour_matrices
 
 
 @dataclasses.dataclass(frozen=True)

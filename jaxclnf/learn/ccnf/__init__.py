@@ -1,0 +1,1 @@
+"""Patch experts: conditional neural fields learnt by their exact likelihood."""

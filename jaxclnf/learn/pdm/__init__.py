@@ -1,0 +1,1 @@
+"""The shape model: from 3D shapes, or from landmarks in photographs."""
