@@ -105,13 +105,12 @@ def centre_of_target(targets: jax.Array) -> np.ndarray:
 
 def centre_of_light(areas: jax.Array) -> np.ndarray:
     """Centre of gravity of the grey values near the brightest pixel."""
-    grid = np.arange(SIDE) - (SIDE - 1) / 2
-    light = np.asarray(areas)
+    grid, light = np.arange(SIDE) - (SIDE - 1) / 2, np.asarray(areas)
     # Of the upper half of a dot alone, so that its tails may leave the area.
     light = np.maximum(light - 0.5 * light.max(axis=(-2, -1), keepdims=True), 0)
-    total = light.sum(axis=(-2, -1))
-    x = np.sum(light * grid, axis=(-2, -1)) / total
-    y = np.sum(light * grid[:, None], axis=(-2, -1)) / total
+    light = light / light.sum(axis=(-2, -1), keepdims=True)
+    x = np.sum(light * grid, axis=(-2, -1))
+    y = np.sum(light * grid[:, None], axis=(-2, -1))
     return np.stack([x, y], axis=-1)
 
 
@@ -128,13 +127,8 @@ def test_the_target_peaks_where_the_label_is(dots, flipped, augmentation):
     assert np.abs(light - target).mean() < 0.03
     brightest = np.asarray(samples.areas).reshape(COUNT, 12, -1).argmax(axis=2)
     peak = np.asarray(samples.targets).reshape(COUNT, 12, -1).argmax(axis=2)
-    margin = SUPPORT // 2
-    apart = [
-        a - margin - b
-        for a, b in zip(
-            np.divmod(brightest, SIDE), np.divmod(peak, WINDOW), strict=True
-        )
-    ]
+    in_area = np.stack(np.divmod(brightest, SIDE)) - SUPPORT // 2
+    apart = in_area - np.stack(np.divmod(peak, WINDOW))
     assert np.abs(apart).max() <= 1  # between two pixels either may be the brightest
     assert np.mean(np.abs(apart)) < 0.1
 

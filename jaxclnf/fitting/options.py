@@ -25,8 +25,9 @@ class FitOptions:
     window_sizes: tuple[int, ...] = static(default=DEFAULT_WINDOW_SIZES)
     """Side of the response maps at each scale, odd; 0 skips the scale, and so does
     leaving it out. Sizes beyond the model's scales are ignored."""
-    max_steps: int = static(default=300)
-    """Step limit of each phase."""
+    max_steps: int = static(default=2000)
+    """Step limit of each phase. EM ends linearly: of 7000 phases on annotated faces one
+    in 2000 took more than 300 steps, the longest 945."""
     sigma: Float[Array, ""] | float = 1.5
     """Bandwidth of the kernel density estimate, reference pixels."""
     reg_factor: Float[Array, ""] | float = 25.0

@@ -70,7 +70,7 @@ def held_out_accuracy(
         1
     """
     rng = np.random.default_rng(seed)
-    model = _as_loaded(model).prepared(options.window_sizes)
+    model = as_loaded(model).prepared(options.window_sizes)
     distances, converged = [], []
     for i in np.nonzero(np.abs(yaw) < NEAR_FRONTAL)[0]:
         known = np.isfinite(faces.spread[i])
@@ -94,8 +94,19 @@ def held_out_accuracy(
     )
 
 
-def _as_loaded(model: CLNFModel) -> CLNFModel:
-    """The model in its shape's precision, as `load_model` would give it."""
+def as_loaded(model: CLNFModel) -> CLNFModel:
+    """A model with all its arrays in its shape's precision.
+
+    Args:
+        model: A model, with filters in half precision perhaps.
+
+    Returns:
+        The model as `load_model` would give it, without Sigma matrices prepared.
+
+    Example:
+        >>> as_loaded(model).experts[0].weights.dtype == model.pdm.mean_shape.dtype
+        True
+    """
     dtype = model.pdm.mean_shape.dtype
     experts = tuple(
         dataclasses.replace(e, weights=e.weights.astype(dtype)) for e in model.experts
