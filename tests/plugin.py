@@ -59,5 +59,6 @@ def _doctest_names(doctest_namespace: dict, request: pytest.FixtureRequest) -> N
         jax=jax,
         jnp=jnp,
         np=np,
+        field_task=synthetic.field_task,
         **synthetic.example(),
     )

@@ -16,6 +16,8 @@ from jaxclnf.experts.area import areas_of_interest
 from jaxclnf.experts.responses import response_maps
 from jaxclnf.experts.types import CCNFExperts, SVRExperts
 from jaxclnf.fitting.model import CLNFModel, CLNFPart, ModelInfo
+from jaxclnf.learn.ccnf.samples import FaceBank
+from jaxclnf.learn.ccnf.tasks import FieldOptions, FieldTask
 from jaxclnf.shape.pdm import PDM, PDMParams, bounding_box, project, shape_3d
 from jaxclnf.shape.similarity import align_shapes, inverse_similarity
 
@@ -203,3 +205,26 @@ def example(dtype: Any = np.float64) -> dict[str, Any]:
         "params": params,
         "responses": look(pdm, experts[0], jnp.asarray(image), params, 7),
     }
+
+
+def field_task() -> tuple[FieldTask, FieldOptions]:
+    """Two landmarks of the example's picture, to learn from and to check on."""
+    found = example()
+    bank = FaceBank(
+        images=jnp.asarray(found["image"])[None],
+        landmarks=found["landmarks"][None],
+        spread=jnp.zeros((1, 12)),
+        img_from_face=jnp.eye(2)[None],
+    )
+    face, plain = jnp.zeros(1, jnp.int32), jnp.zeros(1, bool)
+    task = FieldTask(
+        bank=bank,
+        faces=face,
+        flipped=plain,
+        check_faces=face,
+        check_flipped=plain,
+        landmarks=jnp.arange(2),
+        mirror=jnp.arange(12),
+        patch_scaling=jnp.asarray(0.5),
+    )
+    return task, FieldOptions(window_size=5, support=3, num_neurons=1, num_epochs=2)

@@ -80,15 +80,7 @@ def begin(key: Array, task: FieldTask, options: FieldOptions) -> Learning:
         Random fields, not tried yet.
 
     Example:
-        >>> from jaxclnf.learn.ccnf.samples import FaceBank
-        >>> bank = FaceBank(images=jnp.asarray(image)[None], landmarks=landmarks[None],
-        ...     spread=jnp.zeros((1, 12)), img_from_face=jnp.eye(2)[None])
-        >>> face, plain = jnp.zeros(1, jnp.int32), jnp.zeros(1, bool)
-        >>> task = FieldTask(bank=bank, faces=face, flipped=plain, check_faces=face,
-        ...     check_flipped=plain, landmarks=jnp.arange(2), mirror=jnp.arange(12),
-        ...     patch_scaling=jnp.asarray(0.5))
-        >>> options = FieldOptions(
-        ...     window_size=5, support=3, num_neurons=1, num_epochs=2)
+        >>> task, options = field_task()
         >>> key = jax.random.key(0)
         >>> state = begin(key, task, options)
         >>> int(state.epoch), state.best_loss.tolist()
@@ -129,15 +121,7 @@ def run_epoch(
         ValueError: There are no faces to learn from, or none held out.
 
     Example:
-        >>> from jaxclnf.learn.ccnf.samples import FaceBank
-        >>> bank = FaceBank(images=jnp.asarray(image)[None], landmarks=landmarks[None],
-        ...     spread=jnp.zeros((1, 12)), img_from_face=jnp.eye(2)[None])
-        >>> face, plain = jnp.zeros(1, jnp.int32), jnp.zeros(1, bool)
-        >>> task = FieldTask(bank=bank, faces=face, flipped=plain, check_faces=face,
-        ...     check_flipped=plain, landmarks=jnp.arange(2), mirror=jnp.arange(12),
-        ...     patch_scaling=jnp.asarray(0.5))
-        >>> options = FieldOptions(
-        ...     window_size=5, support=3, num_neurons=1, num_epochs=2)
+        >>> task, options = field_task()
         >>> key = jax.random.key(0)
         >>> state = run_epoch(key, task, options, begin(key, task, options))
         >>> int(state.epoch), bool(jnp.all(jnp.isfinite(state.best_loss)))
@@ -201,15 +185,7 @@ def learn_fields(
         in the place of BFGS on fixed ones.
 
     Example:
-        >>> from jaxclnf.learn.ccnf.samples import FaceBank
-        >>> bank = FaceBank(images=jnp.asarray(image)[None], landmarks=landmarks[None],
-        ...     spread=jnp.zeros((1, 12)), img_from_face=jnp.eye(2)[None])
-        >>> face, plain = jnp.zeros(1, jnp.int32), jnp.zeros(1, bool)
-        >>> task = FieldTask(bank=bank, faces=face, flipped=plain, check_faces=face,
-        ...     check_flipped=plain, landmarks=jnp.arange(2), mirror=jnp.arange(12),
-        ...     patch_scaling=jnp.asarray(0.5))
-        >>> options = FieldOptions(
-        ...     window_size=5, support=3, num_neurons=1, num_epochs=2)
+        >>> task, options = field_task()
         >>> key = jax.random.key(0)
         >>> state = learn_fields(key, task, options)
         >>> int(state.epoch), state.best.filters.shape

@@ -26,15 +26,7 @@ def held_out_loss(
         infinite for a landmark without a trustworthy label.
 
     Example:
-        >>> from jaxclnf.learn.ccnf.samples import FaceBank
-        >>> bank = FaceBank(images=jnp.asarray(image)[None], landmarks=landmarks[None],
-        ...     spread=jnp.zeros((1, 12)), img_from_face=jnp.eye(2)[None])
-        >>> face, plain = jnp.zeros(1, jnp.int32), jnp.zeros(1, bool)
-        >>> task = FieldTask(bank=bank, faces=face, flipped=plain, check_faces=face,
-        ...     check_flipped=plain, landmarks=jnp.arange(2), mirror=jnp.arange(12),
-        ...     patch_scaling=jnp.asarray(0.5))
-        >>> options = FieldOptions(
-        ...     window_size=5, support=3, num_neurons=1, num_epochs=2)
+        >>> task, options = field_task()
         >>> key = jax.random.key(0)
         >>> from jaxclnf.learn.ccnf.training import initial_fields
         >>> fields = initial_fields(key, 2, options, jnp.dtype("f8"))
@@ -63,15 +55,7 @@ def confidences(
         Correlation between response maps and targets over the held-out samples, 0 to 1.
 
     Example:
-        >>> from jaxclnf.learn.ccnf.samples import FaceBank
-        >>> bank = FaceBank(images=jnp.asarray(image)[None], landmarks=landmarks[None],
-        ...     spread=jnp.zeros((1, 12)), img_from_face=jnp.eye(2)[None])
-        >>> face, plain = jnp.zeros(1, jnp.int32), jnp.zeros(1, bool)
-        >>> task = FieldTask(bank=bank, faces=face, flipped=plain, check_faces=face,
-        ...     check_flipped=plain, landmarks=jnp.arange(2), mirror=jnp.arange(12),
-        ...     patch_scaling=jnp.asarray(0.5))
-        >>> options = FieldOptions(
-        ...     window_size=5, support=3, num_neurons=1, num_epochs=2)
+        >>> task, options = field_task()
         >>> key = jax.random.key(0)
         >>> from jaxclnf.learn.ccnf.training import initial_fields
         >>> fields = initial_fields(key, 2, options, jnp.dtype("f8"))
