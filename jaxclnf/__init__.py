@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from jaxclnf.fitting.options import FitOptions as FitOptions
     from jaxclnf.fitting.result import FitResult as FitResult
     from jaxclnf.fitting.result import FitTrace as FitTrace
+    from jaxclnf.learn.faces import LabelledFaces as LabelledFaces
+    from jaxclnf.learn.pdm.landmark_shapes import (
+        pdm_from_landmarks as pdm_from_landmarks,
+    )
+    from jaxclnf.learn.pdm.shapes import pdm_from_shapes as pdm_from_shapes
+    from jaxclnf.learn.pdm.symmetry import mirror_index as mirror_index
     from jaxclnf.shape.initial import params_from_box as params_from_box
     from jaxclnf.shape.initial import params_from_landmarks as params_from_landmarks
     from jaxclnf.shape.pdm import PDM as PDM
@@ -62,6 +68,7 @@ _HOME = {
     "FitOptions": "fitting.options",
     "FitResult": "fitting.result",
     "FitTrace": "fitting.result",
+    "LabelledFaces": "learn.faces",
     "ModelFileError": "errors",
     "ModelInfo": "fitting.model",
     "NURLMSOptions": "solver.options",
@@ -86,6 +93,7 @@ _HOME = {
     "jacobian": "shape.pdm",
     "load_model": "storage.load",
     "mean_shifts": "solver.evidence",
+    "mirror_index": "learn.pdm.symmetry",
     "nu_rlms": "solver.loop",
     "nu_rlms_init": "solver.loop",
     "nu_rlms_step": "solver.loop",
@@ -93,6 +101,8 @@ _HOME = {
     "objective": "solver.objective",
     "params_from_box": "shape.initial",
     "params_from_landmarks": "shape.initial",
+    "pdm_from_landmarks": "learn.pdm.landmark_shapes",
+    "pdm_from_shapes": "learn.pdm.shapes",
     "project": "shape.pdm",
     "response_maps": "experts.responses",
     "retract": "shape.pdm",

@@ -36,8 +36,8 @@ class FieldOptions:
     """Weight of half the squared filters in the loss."""
     coupling_decay: float = static(default=1.0)
     """Weight of half the squared betas in the loss, against a likelihood per pixel.
-    Likelihood alone (0) finds the betas of a known field, but on photographs couples the
-    pixels so strongly that peaks are smoothed away and fits lose a fifth; 1 leaves
+    Likelihood alone (0) finds the betas of a known field, but on photographs couples
+    the pixels so strongly that peaks are smoothed away and fits lose a fifth; 1 leaves
     little coupling."""
     augmentation: Augmentation = Augmentation()
     """How the samples are varied."""
