@@ -136,6 +136,7 @@ def load_models(
 def options_of(args: argparse.Namespace) -> jaxclnf.FitOptions:
     """The options of all fits."""
     options = jaxclnf.FitOptions.wild() if args.wild else jaxclnf.FitOptions()
+    options = dataclasses.replace(options, use_parts=False)
     if args.window_sizes:
         options = dataclasses.replace(options, window_sizes=tuple(args.window_sizes))
     return options

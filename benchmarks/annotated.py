@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 
 import jaxclnf
-from jaxclnf.app.datasets import AnnotatedFace, faces_of_list, faces_with_pts
+from jaxclnf.app.datasets import (
+    AnnotatedFace,
+    faces_of_list,
+    faces_with_pts,
+    interocular_error,
+)
 
 SETS = ("lfpw_test", "helen_test", "afw")
 """Folders of photographs with 68 landmarks each."""
-
-EYE_CORNERS = (36, 45)
-"""Outer eye corners: errors are relative to their distance."""
 
 POINTS = {"68": slice(0, 68), "51": slice(17, 68), "jaw": slice(0, 17)}
 """All landmarks, those inside the face, and the outline of the jaw."""
@@ -52,9 +54,7 @@ def error(landmarks: np.ndarray, truth: np.ndarray, points: str) -> float:
     Returns:
         The error; NaN if something is unknown.
     """
-    size = np.linalg.norm(truth[EYE_CORNERS[0]] - truth[EYE_CORNERS[1]])
-    distance = np.linalg.norm(np.asarray(landmarks) - truth, axis=1)
-    return float(distance[POINTS[points]].mean() / size)
+    return interocular_error(landmarks, truth, POINTS[points])
 
 
 def converged_phases(

@@ -20,8 +20,7 @@ import numpy as np
 import jaxclnf
 from jaxclnf.app.datasets import faces_with_pts
 from jaxclnf.app.media import read_image
-from jaxclnf.fitting.schedule import fit_face
-from jaxclnf.shape.initial import params_from_box
+from jaxclnf.fitting.face import fit_face
 
 
 def measure(function: Callable[[], object], repeats: int) -> tuple[float, float]:
@@ -53,15 +52,18 @@ def main() -> None:
 
     size = jnp.asarray(grey.shape, jnp.int32)
     image = jnp.asarray(np.pad(grey, [(0, 512 - s if s < 512 else 0) for s in size]))
-    start = params_from_box(model.pdm, jnp.asarray(box))
-    to_the_end = jaxclnf.FitOptions()
+    start = jaxclnf.starts_from_box(model.pdm, jnp.asarray(box), 1)
+    to_the_end = jaxclnf.FitOptions(use_parts=False, starts=1)
     five = dataclasses.replace(to_the_end, max_steps=5)
+    openface = jaxclnf.FitOptions.openface(parts=False)
     print(
         f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {os.cpu_count()} cores"
     )
     for name, options in (
         ("5 + 5 steps a scale", five),
         ("to convergence", to_the_end),
+        ("openface dialect", openface),
+        ("openface dialect with parts", jaxclnf.FitOptions.openface()),
     ):
         run = jax.jit(lambda m, i, s, p, o: fit_face(m, i, s, p, o)[0])
         inputs = (model, image, size, start, options)
