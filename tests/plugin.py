@@ -12,16 +12,31 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+MOST_MAPPINGS = 20_000
+"""Of the 65530 memory mappings that Linux grants a process by default; a compiled
+program takes some hundreds, and one too many ends the process without a word."""
+
 DEFAULT_SHARED = Path("../shared")
 SHARED = Path(os.environ.get("JAXCLNF_SHARED") or DEFAULT_SHARED)
 IN_CI = bool(os.environ.get("CI"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuses to leave out, in CI, tests whose data are there."""
+    """Refuses to leave out, in CI, tests whose data are there; keeps what it compiles.
+
+    Nearly all the time of the tests is compilation. Programs are kept beside pytest's
+    own cache, for the next run and for after `jax.clear_caches`; each worker has a
+    folder of its own, since JAX does not lock one.
+    """
     problem = missing_data(SHARED, DEFAULT_SHARED, IN_CI)
     if problem:
         raise pytest.UsageError(problem)
+    if not config.pluginmanager.hasplugin("cacheprovider"):
+        return
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    folder = config.cache.mkdir(f"jax-{jax.__version__}-{worker}")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def missing_data(shared: Path, default: Path, in_ci: bool) -> str | None:
@@ -45,6 +60,19 @@ def pytest_collection_modifyitems(
             item.add_marker(too_slow)
         if "shared" in item.keywords and not SHARED.is_dir():
             item.add_marker(no_data)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Forgets the compiled programs before there are too many."""
+    if num_mappings() > MOST_MAPPINGS:
+        jax.clear_caches()
+
+
+def num_mappings() -> int:
+    """Memory mappings of this process; 0 where the system does not tell."""
+    table = Path("/proc/self/maps")
+    return table.read_bytes().count(b"\n") if table.exists() else 0
 
 
 @pytest.fixture(autouse=True)

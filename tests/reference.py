@@ -3,6 +3,8 @@
 Shapes are stored all x, then all y (then all z); see the data's own README.
 """
 
+import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -35,6 +37,34 @@ MODELS = {
     "right_eye": "model_eye/main_clnf_synth_right.txt",
 }
 """Main file of each configuration."""
+
+
+PARTS = {"left_eye_28": "left_eye", "right_eye_28": "right_eye", "inner": "inner"}
+"""The configuration of each part."""
+
+
+def phases(
+    golden: Path, configuration: str
+) -> Iterator[tuple[dict, bool, dict[str, np.ndarray]]]:
+    """Every phase of a trace file: its facts, whether it is rigid, arrays by name."""
+    with np.load(golden / f"nu_rlms_{configuration}.npz") as file:
+        arrays = dict(file)
+    for face, case in enumerate(json.loads(str(arrays["meta"]))["cases"]):
+        for facts in case["fits"]:
+            prefix = f"f{face}_{facts['model']}_s{facts['scale']}_"
+            common = _under(arrays, prefix)
+            if "responses" not in common:
+                continue
+            for name in ("rigid", "nonrigid"):
+                yield facts, name == "rigid", {**common, **_under(common, f"{name}_")}
+
+
+def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {
+        key.removeprefix(prefix): value
+        for key, value in arrays.items()
+        if key.startswith(prefix)
+    }
 
 
 @cache

@@ -5,6 +5,7 @@ experts' filters are what the reference frame shows around each true landmark, s
 responses peak there.
 """
 
+import dataclasses
 from functools import cache
 from typing import Any
 
@@ -170,8 +171,9 @@ def example(dtype: Any = np.float64) -> dict[str, Any]:
     """What the doctests and many tests use.
 
     Returns:
-        `pdm`, `model` (two scales, one part), `image`, `truth` and its `landmarks` and
-        `box`, a start `params` a little off, and `responses` of the first scale there.
+        `pdm`, `model` (two scales), the same `with_part`, `image`, `truth` and its
+        `landmarks` and `box`, a start `params` a little off, and `responses` of the
+        first scale there.
     """
     pdm = make_pdm(dtype=dtype)
     truth = make_params(pdm)
@@ -189,7 +191,6 @@ def example(dtype: Any = np.float64) -> dict[str, Any]:
     model = CLNFModel(
         pdm=pdm,
         experts=experts,
-        parts=(part,),
         triangulations=(jnp.asarray([[0, 1, 4]], jnp.int32),),
         info=ModelInfo(name="synthetic", licence="public domain", provenance="tests"),
     )
@@ -198,6 +199,7 @@ def example(dtype: Any = np.float64) -> dict[str, Any]:
     return {
         "pdm": pdm,
         "model": model,
+        "with_part": dataclasses.replace(model, parts=(part,)),
         "image": image,
         "truth": truth,
         "landmarks": landmarks,

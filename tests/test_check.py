@@ -27,6 +27,7 @@ def _bad_blocks(rows) -> set[tuple[str, str]]:
     return {(row.quantity, row.block) for row in rows if not row.passed}
 
 
+@pytest.mark.slow
 def test_a_right_model_passes_whatever_the_setting():
     """A float32 model, and 64-bit numbers switched off: it runs in float64 anyway."""
     pdm = synthetic.make_pdm(dtype=np.float32)

@@ -1,6 +1,7 @@
 """The command, as a person uses it."""
 
 import csv
+import dataclasses
 import os
 import subprocess
 import sys
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 
 from jaxclnf.app.cli import COMMANDS, main
-from jaxclnf.app.fit import FitCommand, output_names
+from jaxclnf.app.fit import output_names
 from jaxclnf.app.info import describe_model
 from jaxclnf.app.media import read_image, write_png
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.storage.load import load_model
 from jaxclnf.storage.npz import save_model
+from tests.openface_release import write_models
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def row(box) -> str:
 
 def read_table(*parts: str) -> list[dict[str, str]]:
     with open(os.path.join(*parts), newline="") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(file, skipinitialspace=True))
 
 
 WINDOWS = ["--window-sizes", "7"]
@@ -61,6 +63,7 @@ def test_a_face_is_fitted(example, model_file, photo, out, tmp_path, capsys):
     boxes = boxes_file(tmp_path, "face.png," + row(example["box"]))
     code = main(
         ["fit", photo, "--model", model_file, "--boxes", boxes, "--out", out, *WINDOWS]
+        + ["--precision", "6"]
     )
     shown = capsys.readouterr()
     assert (code, shown.err) == (0, "")
@@ -99,7 +102,10 @@ def test_unusable_boxes_become_rows(example, model_file, photo, out, tmp_path, c
     faces = read_table(out, "face.csv")
     assert [f["status"] for f in faces] == ["BAD_START"] * 6 + ["CONVERGED"]
     assert [f["face"] for f in faces] == list("0123456")
-    assert all(f["x_0"] == f["y_2"] == "" for f in faces[:6])
+    for face in faces[:6]:
+        unknown = ("confidence", "pose_Tz", "x_0", "y_11", "Z_3", "p_scale", "p_tx")
+        assert all(float(face[name]) == 0 for name in unknown)
+        assert face["log_likelihood"] == "" and face["steps"] == "0"
     assert "6 of 7 failed: BAD_START" in capsys.readouterr().out
     (summary,) = read_table(out, "summary.csv")
     assert (summary["faces"], summary["converged"]) == ("7", "1")
@@ -115,23 +121,25 @@ def test_bad_photographs_do_not_stop_the_others(
     (folder / "text.jpg").write_text("no picture")
     write_png(folder / "dot.png", np.zeros((1, 1, 3), np.uint8))
     write_png(folder / "black.png", np.zeros((120, 90, 3), np.uint8))
-    names = ["missing.jpg", "cut.png", "empty.jpg", "text.jpg", "", "dot.png"]
+    names = ["missing.jpg", "cut.png", "empty.jpg", "text.jpg", "dot.png"]
     images = [str(folder / name) for name in [*names, "black.png"]]
     assert main(["fit", *images, "--model", model_file, "--out", out]) == 1
 
     shown = capsys.readouterr()
-    problems = ["no such file", "truncated", "empty", "not an image", "is a folder"]
+    problems = ["no such file", "truncated", "empty", "not an image"]
     for line, problem in zip(shown.err.splitlines(), problems, strict=True):
         assert line.startswith("jaxclnf: ") and problem in line
     assert shown.out.count("no face found") == 2
     written = ["black.csv", "black.png", "dot.csv", "dot.png", "summary.csv"]
     assert sorted(os.listdir(out)) == written
     assert read_table(out, "dot.csv") == []
+    with open(os.path.join(out, "dot.csv")) as file:
+        assert file.read().startswith("face, confidence, pose_Tx, ")
     summary = read_table(out, "summary.csv")
     assert [line["image"] for line in summary] == [str(folder / n) for n in names] + [
         images[-1]
     ]
-    assert [line["table"] for line in summary] == [""] * 5 + ["dot.csv", "black.csv"]
+    assert [line["table"] for line in summary] == [""] * 4 + ["dot.csv", "black.csv"]
     for line, problem in zip(summary, [*problems, *["no face found"] * 2], strict=True):
         assert problem in line["problem"]
 
@@ -200,7 +208,28 @@ def test_names_of_results(tmp_path):
         (["a.jpg", "--sigma", "nan"], "--sigma nan"),
         (["a.jpg", "--reg-factor", "-1"], "--reg-factor -1.0"),
         (["a.jpg", "--weight-factor", "inf"], "--weight-factor inf"),
-        (["a.jpg", "--min-face", "0"], "--min-face 0"),
+        (["a.jpg", "--min-face", "0"], "--min-face 0: must be a number, 1 or more"),
+        (["a.jpg", "--max-steps", "2.5"], "max-steps"),
+        (["a.jpg", "--starts", "2"], "starts"),
+        (["a.jpg", "--dialect", "none"], "dialect"),
+        (["a.jpg", "--detector", "hog"], "detector"),
+        (["a.jpg", "--fx", "500"], "--fx and --fy: belong together"),
+        (["a.jpg", "--fx", "0", "--fy", "1"], "--fx 0.0: must be a number, above 0"),
+        (["a.jpg", "--fx", "1", "--fy", "-1"], "--fy -1.0"),
+        (["a.jpg", "--cx", "nan", "--cy", "1"], "--cx nan: must be a number, finite"),
+        (["a.jpg", "--cy", "1"], "--cx and --cy: belong together"),
+        (["a.jpg", "--precision", "-1"], "--precision -1: must be a number, 0 to 17"),
+        (["a.jpg", "--precision", "18"], "--precision 18"),
+        (["a.jpg", "--mtcnn", "no_such"], "no_such: found no such file"),
+        (["a.jpg", "--mtcnn", "x", "--detector", "haar"], "--mtcnn: has no use"),
+        (["a.jpg", "--mtcnn", "x", "--min-face", "11"], "--min-face 11: must be 12"),
+        (["a.jpg", "--name", "a/b"], "--name 'a/b': must be a file's name"),
+        (["a.jpg", "--name", ""], "--name '': must be a file's name"),
+        (["a.jpg", "b.jpg", "--name", "c"], "is for one photograph, found 2"),
+        (["-f", "a.jpg", "-aus"], "-aus: facial action units are not estimated"),
+        (["-f", "a.jpg", "-no_such"], "-no_such: no option of OpenFace"),
+        (["-f", "a.jpg", "-multi_view", "3"], "-multi_view: found '3'"),
+        (["-f", "a.jpg", "-sigma", "0"], "--sigma 0.0"),
         (["a.jpg", "--sigma", "wide"], "sigma"),
         (["a.jpg", "--no-such-flag"], "no-such-flag"),
         (["a.jpg", "--boxes", "no_such.csv"], "no_such.csv: no such file"),
@@ -241,13 +270,99 @@ def test_results_that_cannot_be_written(model_file, photo, out, capsys):
     assert "cannot be written" in read_table(out, "summary.csv")[0]["problem"]
 
 
-def test_flags_change_the_preset():
-    plain, wild = FitOptions(), FitOptions.wild()
-    assert FitCommand(images=()).options.sigma == plain.sigma
-    options = FitCommand(images=(), wild=True, sigma=2.0, max_steps=7).options
-    assert (options.sigma, options.max_steps) == (2.0, 7)
-    assert options.window_sizes == wild.window_sizes
-    assert options.weight_factor == wild.weight_factor
+def test_folders_stand_for_their_photographs(model_file, out, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    (folder / "deeper.png").mkdir(parents=True)
+    for name in ("b.png", "a.JPG", "c.bmp"):
+        cv2.imwrite(str(folder / name), np.zeros((60, 70, 3), np.uint8))
+    (folder / "notes.txt").touch()
+    args = ["fit", str(folder), "--model", model_file, "--out", out]
+    assert main(args) == 0
+    images = [line["image"] for line in read_table(out, "summary.csv")]
+    assert images == [str(folder / name) for name in ("a.JPG", "b.png", "c.bmp")]
+    assert sorted(os.listdir(out))[:2] == ["a.csv", "a.png"]
+    capsys.readouterr()
+    assert main(["fit", "-fdir", str(folder / "deeper.png"), "-mloc", model_file]) == 2
+    assert "found no photograph in this folder" in capsys.readouterr().err
+
+
+def test_the_command_of_openface_is_understood(
+    example, model_file, photo, out, tmp_path, capsys
+):
+    """Its options, its columns, its numbers."""
+    boxes = boxes_file(tmp_path, "face.png," + row(example["box"]))
+    args = ["fit", "-f", photo, "-mloc", model_file, "-out_dir", out, "-of", "mine.1"]
+    assert (
+        main([*args, "-2Dfp", "-n_iter", "3", "--boxes", boxes, "--no-parts", *WINDOWS])
+        == 0
+    )
+    shown = capsys.readouterr()
+    assert shown.err == "" and "1 face, 1 judged good" in shown.out
+    assert sorted(os.listdir(out)) == ["mine.1.csv", "mine.1.png", "summary.csv"]
+    with open(os.path.join(out, "mine.1.csv")) as file:
+        header, line = file.read().splitlines()
+    names = header.split(", ")
+    n = example["pdm"].num_landmarks
+    assert names[:3] == ["face", "confidence", "x_0"] and names[2 + n] == "y_0"
+    assert names[2 + 2 * n :] == ["status", "steps", "log_likelihood"]
+    values = line.split(", ")
+    assert values[:2] == ["0", "0.000"]  # There is no validator.
+    # Two phases of the three steps asked for, none of which was the last.
+    assert values[-3:-1] == ["MAX_STEPS", "6"]
+    options = dataclasses.replace(
+        FitOptions.openface(parts=False), max_steps=3, window_sizes=(7,)
+    )
+    expected = fit(
+        load_model(model_file),
+        example["image"],
+        np.asarray(example["box"]),
+        options=options,
+    )
+    found = [float(value) for value in values[2 : 2 + 2 * n]]
+    np.testing.assert_allclose(found, expected.landmarks.T.ravel(), atol=0.0501)
+
+
+def test_results_named_like_an_input_get_a_number(model_file, photo, capsys):
+    folder = os.path.dirname(photo)
+    args = ["fit", photo, "--model", model_file, "--out", folder, "--name", "face"]
+    assert main(args) == 0
+    written = ["face.png", "face_2.csv", "face_2.png", "summary.csv"]
+    assert sorted(os.listdir(folder)) == written
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"eye/main_eye.txt": None}, "no such file"),
+        ({"eye/svr.txt": None}, "no such file"),
+        ({"tiny.txt": b"PDM pdms/pdm.txt\nPatchesHOG ccnf.txt\n"}, "'PatchesHOG'"),
+        ({"tiny.txt": b"PDM pdms/pdm.txt\nPatchesCEN cen.dat\n"}, "'cen.dat'"),
+    ],
+)
+def test_models_that_are_not_whole(files, problem, photo, out, tmp_path, capsys):
+    write_models(tmp_path)
+    for name, content in files.items():
+        (tmp_path / name).unlink()
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+    model = str(tmp_path / "main_tiny.txt")
+    assert main(["fit", photo, "--model", model, "--out", out]) == 2
+    shown = capsys.readouterr()
+    assert problem in shown.err and len(shown.err.splitlines()) == 1
+    assert shown.out == "" and not os.path.exists(out)
+
+
+def test_networks_that_are_nowhere(
+    model_file, photo, out, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("OPENFACE_MODELS_DIR", str(tmp_path / "none"))
+    args = ["fit", photo, "--model", model_file, "--out", out, "--detector", "mtcnn"]
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert "--detector mtcnn: found no MTCNN_detector.txt in" in error
+    for place in (os.path.dirname(model_file), str(tmp_path / "none")):
+        assert place in error
+    assert not os.path.exists(out)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxclnf.app import fit as fit_command
+from jaxclnf.app import faces_setup
+from jaxclnf.app.fit import FitCommand
 from jaxclnf.app.info import describe_model
 from jaxclnf.app.media import write_png
 from jaxclnf.detect import haar
@@ -111,9 +112,11 @@ def test_the_command_uses_the_models_calibration(example, tmp_path, monkeypatch)
         used.append(calibration)
         return np.empty((0, 4))
 
-    monkeypatch.setattr(fit_command, "detect_faces", detect)
-    command = fit_command.FitCommand(
-        (tmp_path / "a.png",), model=str(tmp_path / "a.npz"), out=tmp_path / "out"
+    monkeypatch.setattr(faces_setup, "detect_faces", detect)
+    command = FitCommand(
+        images=(tmp_path / "a.png",),
+        model=str(tmp_path / "a.npz"),
+        out=tmp_path / "out",
     )
     assert command.run() == 0 and used == [calibration]
 

@@ -320,6 +320,7 @@ def test_the_first_of_equally_near_views_is_chosen(euler, view):
     assert int(choose_view(jnp.asarray(CENTERS), jnp.asarray(euler))) == view
 
 
+@pytest.mark.slow
 def test_each_face_uses_its_own_view_under_vmap(example, experts):
     pdm, image = example["pdm"], jnp.asarray(example["image"])
     yaws = (0.0, 0.5, 0.29, -0.4, 0.31)

@@ -21,7 +21,7 @@ TOL = 1e-3  # px; different programs, or starts that differ by rounding
 FLOAT32_TOL = 0.05  # px; float32 end to end
 ANSWER_TOL = 4.0  # px; at 0.35 px/mm a pixel of a map is 3 px of the image
 
-OPTIONS = FitOptions(window_sizes=(7,), max_steps=100)
+OPTIONS = FitOptions(window_sizes=(7,), starts=1, max_steps=100)
 
 STARTS = {
     "frontal": {},
@@ -221,7 +221,7 @@ def test_images_of_a_wrong_shape(names, shape):
 @pytest.mark.slow
 def test_window_sizes_beyond_the_models_scales_are_ignored(names, result):
     """As the default options, made for models of three or four scales, need."""
-    more = FitOptions(window_sizes=(7, 0, 5, 5), max_steps=100)
+    more = FitOptions(window_sizes=(7, 0, 5, 5), starts=1, max_steps=100)
     _same(_fit(names, options=more), result)
 
 
@@ -329,6 +329,7 @@ def boxes(names: dict) -> np.ndarray:
     return np.asarray(names["box"]) + np.asarray(offsets, np.float64)
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop(names, compiled, boxes):
     batch = compiled(names["image"], boxes)
     loop = _fit(names, boxes)
@@ -386,6 +387,7 @@ def derivative(names: dict, landmarks_of) -> tuple:
     return point, noise, np.asarray(along_image), np.asarray(along_start)
 
 
+@pytest.mark.slow
 def test_derivatives_forward_are_finite(derivative):
     _, _, along_image, along_start = derivative
     assert np.all(np.isfinite(along_image)) and np.all(np.isfinite(along_start))
@@ -404,7 +406,8 @@ def test_derivatives_against_differences(landmarks_of, derivative):
 
 @pytest.mark.slow
 def test_derivatives_in_reverse(names):
-    options = FitOptions(window_sizes=(7,), max_steps=4)
+    # Parts begin with a loop of unknown length, which has no reverse.
+    options = FitOptions(window_sizes=(7,), max_steps=4, use_parts=False)
 
     def first(image, box):
         result, _ = fit_with_trace(names["model"], image, box, options=options)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
 
-from jaxclnf.solver.kde import kde_covariance, kernel_weights, log_kde
+from jaxclnf.solver.kde import kde_moments, kernel_weights, log_kde
 
 TOL = 1e-12  # float64: sums of a hundred terms
 FLOAT32_TOL = 5e-6  # px of the map, the same in float32
@@ -17,7 +17,7 @@ WINDOW = 9
 few_examples = settings(max_examples=20, deadline=None, derandomize=True)
 
 _log_kde = jax.jit(log_kde)
-_covariance = jax.jit(kde_covariance)
+_moments = jax.jit(kde_moments)
 
 
 def _density(maps, positions, sigma):
@@ -66,7 +66,10 @@ def test_against_plain_sums(problem, sigma):
     found = _log_kde(*args)
     np.testing.assert_allclose(found[0], densities, rtol=TOL, atol=TOL)
     np.testing.assert_allclose(found[1], shifts, rtol=TOL, atol=TOL)
-    np.testing.assert_allclose(_covariance(*args), covariances, rtol=1e-9, atol=TOL)
+    moments = _moments(*args)
+    for both, alone in zip(moments[:2], found, strict=True):
+        np.testing.assert_allclose(both, alone, rtol=TOL, atol=TOL)
+    np.testing.assert_allclose(moments[2], covariances, rtol=1e-9, atol=TOL)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -94,7 +97,7 @@ def test_a_map_of_zeros_says_nothing(dtype):
     density, shift = _log_kde(*args)
     assert np.asarray(density) == -np.inf
     np.testing.assert_array_equal(shift, 0)
-    np.testing.assert_array_equal(_covariance(*args), 0)
+    np.testing.assert_array_equal(_moments(*args)[2], 0)
     weights, largest = kernel_weights(*args)
     np.testing.assert_array_equal(weights, 0)
     np.testing.assert_array_equal(largest, 0)
@@ -123,7 +126,7 @@ def test_a_single_pixel_pulls_all_the_way(value):
     np.testing.assert_array_equal(shift, [[2 - 30, 7 + 50]])
     expected = np.log(np.float32(value)) - (28**2 + 57**2) / 4.5
     np.testing.assert_allclose(density, expected, rtol=1e-6)
-    np.testing.assert_array_equal(_covariance(*args), 0)
+    np.testing.assert_array_equal(_moments(*args)[2], 0)
 
 
 @pytest.mark.parametrize("sigma", [0.7, 2.0])
@@ -137,7 +140,7 @@ def test_the_gradient_is_the_mean_shift(problem, sigma):
 @pytest.mark.parametrize("sigma", [0.7, 2.0])
 def test_the_curvature_is_the_covariance(problem, sigma):
     args = tuple(map(jnp.asarray, (*problem, sigma)))
-    expected = (np.asarray(_covariance(*args)) / sigma**2 - np.eye(2)) / sigma**2
+    expected = (np.asarray(_moments(*args)[2]) / sigma**2 - np.eye(2)) / sigma**2
     np.testing.assert_allclose(_bend(*args), expected, rtol=0, atol=10 * TOL)
 
 
@@ -160,7 +163,7 @@ def test_float32_against_float64(problem):
     )
     args = jnp.asarray(maps), jnp.asarray(positions), jnp.asarray(1.5, jnp.float32)
     density, shift = _log_kde(*args)
-    covariance = _covariance(*args)
+    covariance = _moments(*args)[2]
     assert {density.dtype, shift.dtype, covariance.dtype} == {jnp.dtype("float32")}
     np.testing.assert_allclose(density, densities, rtol=1e-6, atol=FLOAT32_TOL)
     np.testing.assert_allclose(shift, shifts, rtol=0, atol=FLOAT32_TOL)

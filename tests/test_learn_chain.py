@@ -108,6 +108,7 @@ def test_an_asymmetric_face_learns_every_landmark_from_unmirrored_faces() -> Non
     )
 
 
+@pytest.mark.slow
 def test_a_landmark_that_no_face_shows_is_invisible() -> None:
     shape = learnt([0, 5, -5, 0], mirror=None)
     spread = shape.faces.spread.copy()

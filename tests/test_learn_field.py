@@ -335,6 +335,7 @@ def test_the_gradient_vanishes_on_average_at_the_truth():
 # Types, and what does not depend on what.
 
 
+@pytest.mark.slow
 def test_float32_against_float64():
     results = {}
     for dtype in (np.float32, np.float64):
@@ -352,11 +353,13 @@ def test_float32_against_float64():
         np.testing.assert_allclose(low, high, rtol=1e-3, atol=FLOAT32_TOL)
 
 
+@pytest.mark.slow
 def test_with_and_without_jit():
     args = (make_fields(), make_areas())
     np.testing.assert_allclose(evidence_sums(*args), _evidence(*args), atol=TOL)
 
 
+@pytest.mark.slow
 def test_faces_and_landmarks_do_not_touch_each_other():
     """One face without finite pixels, one landmark without finite numbers."""
     params, areas = make_fields(), make_areas()

@@ -96,6 +96,7 @@ def held_out_error(learnt: LandmarkShapes) -> float:
     return float(np.sqrt(np.mean(misses[np.isfinite(new.spread)] ** 2)))
 
 
+@pytest.mark.slow
 def test_new_faces_are_reproduced_within_the_noise(learnt):
     assert held_out_error(learnt) < NOISE * 1.15
     assert 0.6 * NOISE < np.median(learnt.noise) < 1.1 * NOISE
@@ -173,6 +174,7 @@ def test_depth_is_the_start_s_where_heads_do_not_turn(start):
     assert learnt.pdm.eigen_values[0] < 2 * faces.pdm.eigen_values[0]
 
 
+@pytest.mark.slow
 def test_the_same_twice_and_in_both_precisions(faces, start):
     learn = lambda start, number: pdm_from_landmarks(
         faces.landmarks[:256].astype(number),
@@ -189,6 +191,7 @@ def test_the_same_twice_and_in_both_precisions(faces, start):
     assert np.abs(projected[0] - projected[1]).max() < 0.05  # px
 
 
+@pytest.mark.slow
 def test_more_modes_than_the_start_and_mirror_images():
     rng = np.random.default_rng(0)
     half = rng.uniform([10, -50, -20], [60, 50, 20], (6, 3))

@@ -276,6 +276,7 @@ def test_an_unknown_label_is_harmless(dots):
 # Wear.
 
 
+@pytest.mark.slow
 def test_gamma_is_one_exponent_per_face(dots):
     clean = np.asarray(draw(dots, STILL).areas)
     gamma = dataclasses.replace(STILL, gamma=0.3)

@@ -17,7 +17,7 @@ from jaxclnf.experts.ccnf import (
 )
 from jaxclnf.experts.responses import response_maps
 from jaxclnf.experts.svr import svr_responses
-from jaxclnf.experts.types import CCNFExperts, PatchExperts
+from jaxclnf.experts.types import CCNFExperts, PatchExperts, SVRExperts
 from tests.reference import largest, params_from, read_model
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
@@ -90,6 +90,7 @@ def configuration(
 def _responses(experts: PatchExperts, view: jax.Array, areas: jax.Array) -> jax.Array:
     if isinstance(experts, CCNFExperts):
         return ccnf_responses(experts, view, areas)
+    assert isinstance(experts, SVRExperts)
     return svr_responses(experts, view, areas)
 
 

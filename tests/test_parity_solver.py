@@ -5,7 +5,6 @@ true position, clamped to the window. The table is a later issue; here the exact
 is evaluated at the reference's own snapped position.
 """
 
-import json
 from pathlib import Path
 
 import jax
@@ -17,7 +16,7 @@ from jaxclnf.shape.pdm import clamp, jacobian, project, retract, rigid_jacobian
 from jaxclnf.solver.box import solve
 from jaxclnf.solver.kde import log_kde
 from jaxclnf.solver.objective import gradient_from, normal_matrix
-from tests.reference import largest, params_from, points, read_model
+from tests.reference import PARTS, largest, params_from, phases, points, read_model
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
@@ -26,36 +25,12 @@ NORMAL_TOL = 2e-6  # relative; the two builds: 1e-6
 RIGHT_TOL = 2e-6  # relative to the sum of magnitudes that cancel in it
 UPDATE_TOL = 1e-4  # the two builds: 1e-4
 CONFIGURATIONS = ("clnf_general", "clnf_wild", "clm_general", "clnf_multi_pie")
-PARTS = {"left_eye_28": "left_eye", "right_eye_28": "right_eye", "inner": "inner"}
-
-
-def _phases(arrays: dict[str, np.ndarray]):
-    """Every phase of a trace file: its model, facts, and arrays by name."""
-    for face, case in enumerate(json.loads(str(arrays["meta"]))["cases"]):
-        for facts in case["fits"]:
-            prefix = f"f{face}_{facts['model']}_s{facts['scale']}_"
-            common = {
-                key.removeprefix(prefix): value
-                for key, value in arrays.items()
-                if key.startswith(prefix)
-            }
-            if "responses" not in common:
-                continue
-            for name in ("rigid", "nonrigid"):
-                own = {
-                    key.removeprefix(f"{name}_"): value
-                    for key, value in common.items()
-                    if key.startswith(f"{name}_")
-                }
-                yield facts, name == "rigid", {**common, **own}
 
 
 @pytest.fixture(scope="module", params=CONFIGURATIONS)
 def traces(request: pytest.FixtureRequest, golden: Path, openface_dir: Path):
-    with np.load(golden / f"nu_rlms_{request.param}.npz") as file:
-        phases = list(_phases(dict(file)))
     rows = []
-    for facts, rigid, arrays in phases:
+    for facts, rigid, arrays in phases(golden, request.param):
         name = PARTS.get(facts["model"], request.param)
         model = read_model(openface_dir, name)
         visible = np.asarray(model.experts[facts["scale"]].visibility[facts["view"]])

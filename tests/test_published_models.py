@@ -30,6 +30,10 @@ PDM_FILES = (
 MEDIAN_ERRORS = {"lfpw_test": 0.042, "helen_test": 0.043, "afw": 0.055}
 
 
+# The figures above, and those of the traces, are of the whole face alone.
+OPTIONS = FitOptions(use_parts=False)
+
+
 @pytest.fixture(scope="module")
 def model(openface_dir: Path) -> CLNFModel:
     general = read_openface_model(openface_dir / "main_clnf_general.txt", np.float32)
@@ -54,7 +58,7 @@ def test_every_phase_converges_on_every_face(shared, model, name):
     errors = []
     for face in _faces(shared, name):
         grey = read_image(face.image)[1]
-        result = fit(model, grey, face.box.astype(np.float32))
+        result = fit(model, grey, face.box.astype(np.float32), options=OPTIONS)
         assert Status(int(result.status)) == Status.CONVERGED, face.name
         assert np.all(np.asarray(result.shape_delta) < 0.005), face.name
         assert np.asarray(result.num_steps).max() <= 300, face.name
@@ -72,20 +76,35 @@ def test_objective_never_falls(shared, openface_dir):
     for name in MEDIAN_ERRORS:
         for face in _faces(shared, name)[::40]:
             grey = read_image(face.image)[1]
-            _, trace = fit_with_trace(general, grey, face.box)
+            _, trace = fit_with_trace(general, grey, face.box, options=OPTIONS)
             value = np.asarray(trace.states.objective)
             gain = np.diff(value, axis=-1)[np.asarray(trace.valid)[..., 1:]]
             assert gain.min() >= -1e-12 * np.abs(value).max(), face.name
 
 
 def test_trace_ends_in_the_plain_result(shared, model):
-    """Bit for bit, in float32, on a real face."""
+    """Bit for bit with `em`, in float32, on a real face."""
     face = _faces(shared, "lfpw_test")[0]
     grey, box = read_image(face.image)[1], face.box.astype(np.float32)
-    plain = fit(model, grey, box)
-    traced, trace = fit_with_trace(model, grey, box)
+    options = FitOptions(solver="em", use_parts=False, starts=1)
+    plain = fit(model, grey, box, options=options)
+    traced, trace = fit_with_trace(model, grey, box, options=options)
     assert jax.tree.all(
         jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), plain, traced)
     )
     last = np.asarray(trace.states.evidence.shape)[-1, -1, -1]
     assert np.array_equal(last, plain.landmarks)
+
+
+def test_parts_converge_too(shared, model):
+    """Every twentieth face; those with pixels enough have their parts fitted."""
+    fitted = 0
+    for name in MEDIAN_ERRORS:
+        for face in _faces(shared, name)[::20]:
+            grey = read_image(face.image)[1]
+            result = fit(model, grey, face.box.astype(np.float32))
+            assert Status(int(result.status)) == Status.CONVERGED, face.name
+            for part in result.parts.values():
+                fitted += int(part.fitted)
+                assert not part.fitted or part.status == Status.CONVERGED
+    assert fitted > 20

@@ -81,7 +81,7 @@ def test_the_embedded_model_fits_the_photograph(
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["astronaut.csv", "astronaut.png", "summary.csv"]
     with open(tmp_path / "astronaut.csv", newline="") as file:
-        (face,) = csv.DictReader(file)
+        (face,) = csv.DictReader(file, skipinitialspace=True)
     for landmark, seen in IN_THE_PHOTOGRAPH.items():
         found = [float(face[f"{axis}_{landmark}"]) for axis in "xy"]
         # A tenth of the distance of the eyes.

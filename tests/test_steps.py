@@ -354,7 +354,7 @@ def test_known_answer(example):
 
 def test_unknown_solver(problem):
     options = _options(solver="other")
-    with pytest.raises(ValueError, match="solver is 'other'; expected one of em"):
+    with pytest.raises(ValueError, match="solver is 'other'; expected one of newton"):
         nu_rlms(*problem, options)
 
 

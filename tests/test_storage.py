@@ -276,7 +276,7 @@ def test_missing_arrays(file: Path):
 
 def test_unknown_fields_and_types(file: Path):
     def new_field(header: dict, arrays: dict[str, np.ndarray]) -> None:
-        header["model"]["fields"]["validator"] = 3
+        header["model"]["fields"]["colour"] = 3
 
     def lost_field(header: dict, arrays: dict[str, np.ndarray]) -> None:
         del header["model"]["fields"]["pdm"]
@@ -290,7 +290,7 @@ def test_unknown_fields_and_types(file: Path):
     def no_array(header: dict, arrays: dict[str, np.ndarray]) -> None:
         header["model"]["fields"]["pdm"]["fields"]["mean_shape"] = {"array": "array_9"}
 
-    assert "validator" in refused(read_model, rewritten(file, new_field))
+    assert "colour" in refused(read_model, rewritten(file, new_field))
     assert "CLNFModel" in refused(read_model, rewritten(file, lost_field))
     assert "pdm4d" in refused(read_model, rewritten(file, new_type))
     assert "PDM" in refused(read_model, rewritten(file, no_model))

@@ -22,9 +22,10 @@ MAY_IMPORT = {
     "experts": {"pytree", "status", "shape"},
     "solver": {"pytree", "status", "shape", "experts"},
     "fitting": {"pytree", "status", "shape", "experts", "solver"},
+    "diagnosis": FLOOR | INNER,
     "detect": FLOOR | INNER,
     "learn": FLOOR | INNER | {"detect"},
-    "openface": FLOOR | INNER,
+    "openface": FLOOR | INNER | {"detect"},
     "storage": FLOOR | INNER | {"openface"},
     "app": FLOOR | INNER | {"detect", "learn", "openface", "storage"},
 }

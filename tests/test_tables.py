@@ -1,6 +1,5 @@
 """Tables of faces and of boxes."""
 
-import csv
 import os
 
 import jax
@@ -11,38 +10,20 @@ import pytest
 from jaxclnf.app.errors import MediaError, TableError
 from jaxclnf.app.tables import (
     ANY_IMAGE,
-    Face,
     faces_of,
     read_boxes,
-    write_faces,
+    write_openface_rows,
     write_rows,
 )
 from jaxclnf.fitting.result import FitResult
+from jaxclnf.openface.csv_table import OpenFaceColumns, OpenFaceRow, openface_header
 from jaxclnf.shape.pdm import PDMParams
 from jaxclnf.status import Status
 
 
-def make_face(status: Status = Status.CONVERGED, num_landmarks: int = 3) -> Face:
-    converged = status == Status.CONVERGED
-    filled = np.linspace(0.1, 9.9, 2 * num_landmarks, dtype=np.float32)
-    nan = np.float32(np.nan)
-    return Face(
-        box=np.array([1.5, 2.0, 30.0, 40.0]),
-        landmarks=filled.reshape(-1, 2) if converged else np.full((3, 2), nan),
-        params_global=np.arange(6, dtype=np.float32) / 7
-        if converged
-        else nan.repeat(6),
-        status=status,
-        converged=converged,
-        steps=12 if converged else 0,
-        log_likelihood=-0.25 if converged else float("nan"),
-        view=1,
-    )
-
-
-def read_table(path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _repeated(params: PDMParams) -> PDMParams:
+    """The same parameters at the end of each of 2 x 2 phases."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 2, *x.shape)), params)
 
 
 def test_faces_come_off_the_device():
@@ -58,9 +39,22 @@ def test_faces_come_off_the_device():
             num_steps=jnp.asarray([[1, 2], [3, 4]], jnp.int32),
             shape_delta=jnp.zeros((2, 2)),
             gradient_norm=jnp.zeros((2, 2)),
+            newton_distance=jnp.zeros((2, 2)),
+            smallest_curvature=jnp.ones((2, 2)),
+            num_active_bounds=jnp.zeros((2, 2), jnp.int32),
+            certified=jnp.asarray(status == Status.CONVERGED),
+            phase_params=_repeated(PDMParams.from_global(vector, jnp.zeros(4))),
+            start_params=PDMParams.from_global(vector, jnp.zeros(4)),
+            num_passes=jnp.asarray(1, jnp.int32),
+            pass_delta=jnp.asarray(0.1),
+            pass_status=jnp.asarray(Status.MAX_STEPS, jnp.int32),
             log_likelihood=jnp.asarray(x),
             landmark_log_likelihoods=jnp.zeros(5),
             view=jnp.asarray(1, jnp.int32),
+            certainty=jnp.asarray(np.nan),
+            success=jnp.asarray(status == Status.CONVERGED),
+            start=jnp.asarray(0, jnp.int32),
+            start_log_likelihoods=jnp.asarray([x]),
         )
 
     singles = single(Status.CONVERGED, 7.0), single(Status.BAD_START, np.nan)
@@ -74,31 +68,28 @@ def test_faces_come_off_the_device():
     assert np.isnan(bad.landmarks).all()
 
 
-def test_faces_of_no_boxes_is_empty(tmp_path):
-    write_faces(tmp_path / "a.csv", [], num_landmarks=68)
+COLUMNS = OpenFaceColumns(form="photo", num_landmarks=3, num_modes=2)
+
+
+def test_a_table_of_no_faces_has_its_header(tmp_path):
+    write_openface_rows(tmp_path / "a.csv", COLUMNS, [])
     (header,) = (tmp_path / "a.csv").read_text().splitlines()
-    assert header.startswith("face,status,converged,steps,log_likelihood,view,box_x,")
-    assert header.endswith(",y_67") and len(header.split(",")) == 16 + 2 * 68
+    assert header == openface_header(COLUMNS)
 
 
-def test_numbers_read_back_exactly_and_nan_is_empty(tmp_path):
-    face, failed = make_face(), make_face(Status.BAD_START)
-    write_faces(tmp_path / "a.csv", [face, failed], num_landmarks=3)
+def test_rows_replace_what_was_there(tmp_path):
+    (tmp_path / "a.csv").write_text("old")
+    rows = [OpenFaceRow(face_id=i, status=Status.BAD_START) for i in range(2)]
+    write_openface_rows(tmp_path / "a.csv", COLUMNS, rows)
     assert os.listdir(tmp_path) == ["a.csv"]
-    good, bad = read_table(tmp_path / "a.csv")
-    xy = [[np.float32(good[f"{axis}_{i}"]) for axis in "xy"] for i in range(3)]
-    np.testing.assert_array_equal(xy, face.landmarks)
-    pose = [np.float32(good[k]) for k in ("scale", "pitch", "yaw", "roll", "tx", "ty")]
-    np.testing.assert_array_equal(pose, face.params_global)
-    assert (good["face"], good["status"], good["converged"]) == (
-        "0",
-        "CONVERGED",
-        "true",
-    )
-    assert good["steps"] == "12" and good["log_likelihood"] == "-0.25"
-    assert (bad["face"], bad["status"], bad["converged"]) == ("1", "BAD_START", "false")
-    assert bad["box_width"] == "30.0"
-    assert all(bad[k] == "" for k in ("scale", "ty", "x_0", "y_2", "log_likelihood"))
+    _, *lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert [line.split(", ")[0] for line in lines] == ["0", "1"]
+    assert all(line.endswith(", BAD_START, , ") for line in lines)
+
+
+def test_unwritable_rows_are_named(tmp_path):
+    with pytest.raises(MediaError, match="no/such/a.csv: cannot be written"):
+        write_openface_rows(tmp_path / "no" / "such" / "a.csv", COLUMNS, [])
 
 
 def test_names_that_are_no_text_are_written(tmp_path):

@@ -14,6 +14,8 @@ from jaxclnf.app.cli import main
 from jaxclnf.app.media import write_png
 from jaxclnf.app.train import compact
 from jaxclnf.app.train_store import FolderStore, fingerprint
+from jaxclnf.experts.types import CCNFExperts
+from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.learn.accuracy import as_loaded
 from jaxclnf.learn.faces import LabelledFaces, held_out
 from tests import synthetic
@@ -113,6 +115,10 @@ def test_a_trained_model_fits_new_faces(trained: Path) -> None:
     assert accuracy["median"] < 3  # percent of a face of about 100 pixels
 
 
+def _filters(model: CLNFModel) -> list:
+    return [e.weights for e in model.experts if isinstance(e, CCNFExperts)]
+
+
 def test_a_stored_model_gives_the_same_fits(tmp_path: Path) -> None:
     example = synthetic.example(np.float32)
     exact = compact(example["model"])
@@ -120,11 +126,19 @@ def test_a_stored_model_gives_the_same_fits(tmp_path: Path) -> None:
     options = FitOptions(window_sizes=(7, 7))
     stored = load_model(tmp_path / "model.npz").prepared(options.window_sizes)
     used = as_loaded(exact).prepared(options.window_sizes)
+    arrays = zip(
+        jax.tree.leaves((used.pdm, _filters(used))),
+        jax.tree.leaves((stored.pdm, _filters(stored))),
+        strict=True,
+    )
+    assert all(bool(jnp.all(a == b)) for a, b in arrays)
+    # The products of equal arrays may be summed in another order where the arrays lie
+    # otherwise in memory.
     one, other = (
         fit(m, example["image"], params=example["params"], options=options)
         for m in (used, stored)
     )
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), one, other))
+    np.testing.assert_allclose(one.landmarks, other.landmarks, rtol=0, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -9,12 +9,17 @@ from typing import Any
 import tyro
 
 from jaxclnf.app.errors import AppError
+from jaxclnf.app.openface_options import translate
 from jaxclnf.errors import ModelFileError
 
 COMMANDS = {
     "fit": (
         "jaxclnf.app.fit:FitCommand",
         "Finds faces in photographs and fits landmarks to them.",
+    ),
+    "track": (
+        "jaxclnf.app.track:TrackCommand",
+        "Follows faces through videos.",
     ),
     "check": (
         "jaxclnf.app.check:CheckCommand",
@@ -25,6 +30,10 @@ COMMANDS = {
         "Learns a model from labelled photographs.",
     ),
     "info": ("jaxclnf.app.info:InfoCommand", "Shows what is in a model."),
+    "models": (
+        "jaxclnf.app.models:ModelsCommand",
+        "Shows which models there are; checks and converts those of OpenFace.",
+    ),
 }
 """Where each subcommand lives, and what it does in one sentence.
 
@@ -37,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Args:
-        argv: The arguments; those of the process by default.
+        argv: The arguments, OpenFace's options among them; those of the process by
+            default.
 
     Returns:
         The exit code: 0 all went well, 1 some of the work could not be done, 2 the
@@ -50,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     _print_any_text()
     try:
+        args = translate(args)
         command = tyro.extras.subcommand_cli_from_dict(
             _parsers(args[:1]),
             prog="jaxclnf",

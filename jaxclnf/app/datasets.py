@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxclnf.app.errors import TableError
-
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from jaxclnf.app.media import IMAGE_SUFFIXES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +65,34 @@ def read_pts(path: str | os.PathLike[str]) -> np.ndarray:
     return points
 
 
+EYE_CORNERS = (36, 45)
+"""Outer eye corners among 68 landmarks: errors are relative to their distance."""
+
+
+def interocular_error(
+    landmarks: np.ndarray, truth: np.ndarray, points: slice = slice(None)
+) -> float:
+    """Mean distance to the truth over the distance of the outer eye corners.
+
+    Args:
+        landmarks: 68 landmarks `(68, 2)` that were found, pixels.
+        truth: Where they are.
+        points: Which of them count.
+
+    Returns:
+        The error; NaN if something is unknown.
+
+    Example:
+        >>> truth = np.zeros((68, 2))
+        >>> truth[45] = 0.0, 50.0
+        >>> interocular_error(truth + [0.0, 2.0], truth)
+        0.04
+    """
+    size = np.linalg.norm(truth[EYE_CORNERS[0]] - truth[EYE_CORNERS[1]])
+    distance = np.linalg.norm(np.asarray(landmarks) - truth, axis=1)
+    return float(distance[points].mean() / size)
+
+
 def tight_box(landmarks: np.ndarray) -> np.ndarray:
     """The smallest box around some landmarks.
 
@@ -103,7 +130,7 @@ def faces_with_pts(folder: str | os.PathLike[str]) -> list[AnnotatedFace]:
     """
     faces = []
     for pts in sorted(Path(folder).glob("*.pts")):
-        images = [pts.with_suffix(s) for s in _IMAGE_SUFFIXES]
+        images = [pts.with_suffix(s) for s in IMAGE_SUFFIXES]
         found = [image for image in images if image.is_file()]
         if not found:
             raise TableError(f"{pts}: found no photograph of that name beside it")

@@ -1,65 +1,55 @@
 """`jaxclnf fit`: faces in photographs, a table and a picture for each."""
 
 import dataclasses
-import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import numpy as np
 import tyro
 
 from jaxclnf.app.drawing import draw_fits
 from jaxclnf.app.errors import ArgumentError, MediaError
-from jaxclnf.app.media import make_folder, read_image, write_png
+from jaxclnf.app.face_rows import openface_row
+from jaxclnf.app.faces_setup import FaceDetector, FaceSetup
+from jaxclnf.app.media import FOLDER_SUFFIXES, make_folder, read_image, write_png
 from jaxclnf.app.tables import (
     ANY_IMAGE,
     Face,
     faces_of,
     read_boxes,
-    write_faces,
+    write_openface_rows,
     write_rows,
 )
-from jaxclnf.detect.haar import detect_faces
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
-from jaxclnf.storage.load import DEFAULT_MODEL, load_model
+from jaxclnf.openface.csv_table import OpenFaceRow
 
 _SUMMARY = "summary"
 _SUMMARY_COLUMNS = ("image", "faces", "converged", "problem", "table", "overlay")
 
-_Number = Annotated[
-    float | None,
-    tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: the preset's)"),
-]
 
-
-@dataclasses.dataclass(frozen=True)
-class FitCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitCommand(FaceSetup):
     """Finds faces in photographs and fits landmarks to them.
 
-    For each photograph the output folder gets NAME.csv, a table with one row per face,
-    and NAME.png, a picture; for all of them summary.csv. Where a name is taken it gets
-    a number: NAME_2. A photograph that cannot be used is reported, the others go on and
-    the exit code is 1.
+    For each photograph the output folder gets NAME.csv, a table with one row per face
+    in the columns of OpenFace's FaceLandmarkImg, and NAME.png, a picture; for all of
+    them summary.csv. Where a name is taken it gets a number: NAME_2. A photograph that
+    cannot be used is reported, the others go on and the exit code is 1. OpenFace's own
+    options (-f, -out_dir, -mloc, ...) are understood too.
     """
 
     images: Annotated[
         tyro.conf.Positional[tuple[Path, ...]],
         tyro.conf.arg(metavar="IMAGE...", help_behavior_hint=""),
     ]
-    """Photographs."""
-    model: Annotated[
-        str,
-        tyro.conf.arg(
-            metavar="MODEL", help_behavior_hint="(default: the embedded model)"
-        ),
-    ] = DEFAULT_MODEL
-    """An OpenFace main file, an .npz file of jaxclnf,
-    or the name of an embedded model."""
+    """Photographs, or folders: of them all .jpg, .jpeg,
+    .png and .bmp files, by name."""
     boxes: Annotated[Path | None, tyro.conf.arg(metavar="CSV")] = None
     """Boxes to start from, instead of looking for faces.
     A table with the columns image, x, y, width, height:
@@ -68,41 +58,11 @@ class FitCommand:
     no column image."""
     out: Path = Path("jaxclnf-out")
     """Folder for the results."""
-    min_face: int = 50
-    """Smallest face that is looked for, pixels."""
-    wild: bool = False
-    """Preset for difficult photographs: larger windows,
-    landmarks weighted by confidence."""
-    window_sizes: Annotated[
-        tuple[int, ...] | None,
-        tyro.conf.arg(metavar="INT...", help_behavior_hint="(default: the preset's)"),
+    name: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the photograph's)"),
     ] = None
-    """Side of the response maps at each scale, odd; 0 skips the scale."""
-    max_steps: Annotated[
-        int | None,
-        tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the preset's)"),
-    ] = None
-    """Step limit of each phase."""
-    sigma: _Number = None
-    """Bandwidth of the kernel density estimate, reference pixels."""
-    reg_factor: _Number = None
-    """Weight of the shape prior, px^2."""
-    weight_factor: _Number = None
-    """Weight of each landmark per unit of its expert's confidence; 0: all weigh 1."""
-
-    @property
-    def options(self) -> FitOptions:
-        """The preset with what was asked for instead.
-
-        Raises:
-            ArgumentError: A number is out of its range.
-        """
-        preset = FitOptions.wild() if self.wild else FitOptions()
-        names = ("window_sizes", "max_steps", "sigma", "reg_factor", "weight_factor")
-        asked = {name: getattr(self, name) for name in names}
-        asked = {name: value for name, value in asked.items() if value is not None}
-        _check(asked)
-        return dataclasses.replace(preset, **asked)
+    """Name of the results of one photograph."""
 
     def run(self) -> int:
         """Fits all photographs.
@@ -115,24 +75,25 @@ class FitCommand:
             ArgumentError, MediaError, ModelFileError, TableError: Nothing was fitted,
                 because of the arguments, the output folder, the model or the boxes.
         """
-        if not self.images:
+        self.check()
+        images = list(_photographs(self.images))
+        if not images:
             raise ArgumentError("fit needs at least one photograph")
-        if self.min_face < 1:
-            raise ArgumentError(f"--min-face {self.min_face}: must be 1 or more")
-        options = self.options
-        boxes = (
-            None if self.boxes is None else _boxes_of_images(self.boxes, self.images)
-        )
-        model = load_model(self.model).prepared(options.window_sizes)
+        if self.name is not None:
+            _check_name(self.name, len(images))
+        boxes = None if self.boxes is None else _boxes_of_images(self.boxes, images)
+        model = self.load()
+        work = _Work(self, model, self.fit_options(model), self._detector(model))
         out = make_folder(self.out)
-        used = [*self.images, *filter(None, (self.boxes, self.model))]
-        names = output_names(self.images, out, used)
+        used = [*images, *filter(None, (self.boxes, self.model, self.mtcnn))]
+        named = images if self.name is None else [Path(f"{self.name}.csv")]
+        names = output_names(named, out, used)
 
         rows, all_done = [], True
-        for i, (image, name) in enumerate(zip(self.images, names, strict=True)):
+        for i, (image, name) in enumerate(zip(images, names, strict=True)):
             try:
                 given = None if boxes is None else boxes[i]
-                faces = self._fit_photo(model, options, image, given, out / name)
+                faces, good = work.fit_photo(image, given, out / name)
             except MediaError as error:
                 all_done = False
                 rows.append((image, 0, 0, str(error), "", ""))
@@ -143,29 +104,58 @@ class FitCommand:
             rows.append(
                 (image, len(faces), converged, problem, f"{name}.csv", f"{name}.png")
             )
-            print(_progress(image, len(faces), converged, problem, out / name))
+            # OpenFace's five steps are seldom enough to converge.
+            verdict = (
+                f"{converged} converged"
+                if self.dialect == "converged"
+                else f"{good} judged good"
+            )
+            print(_progress(image, len(faces), verdict, problem, out / name))
         write_rows(out / f"{_SUMMARY}.csv", _SUMMARY_COLUMNS, rows)
         return 0 if all_done else 1
 
-    def _fit_photo(
-        self,
-        model: CLNFModel,
-        options: FitOptions,
-        image: Path,
-        boxes: np.ndarray | None,
-        target: Path,
-    ) -> list[Face]:
+    def _detector(self, model: CLNFModel) -> FaceDetector | None:
+        return self.face_detector(model) if self.boxes is None else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What is the same for all photographs."""
+
+    setup: FaceSetup
+    model: CLNFModel
+    options: FitOptions
+    detector: FaceDetector | None
+
+    def fit_photo(
+        self, image: Path, boxes: np.ndarray | None, target: Path
+    ) -> tuple[list[Face], int]:
+        """Fits one photograph; returns its faces, and how many are to be trusted."""
         bgr, grey = read_image(image)
         if boxes is None:
-            calibration = model.box_calibration
-            boxes = detect_faces(grey, calibration=calibration, min_size=self.min_face)
-        faces = []
+            assert self.detector is not None
+            boxes = self.detector(bgr, grey)
+        faces: list[Face] = []
+        rows: list[OpenFaceRow] = []
         if len(boxes):
-            starts = boxes.astype(model.pdm.mean_shape.dtype)
-            faces = faces_of(boxes, fit(model, grey, starts, options=options))
-        write_faces(f"{target}.csv", faces, model.pdm.num_landmarks)
+            starts = boxes.astype(self.model.pdm.mean_shape.dtype)
+            result = fit(self.model, grey, starts, options=self.options)
+            result = jax.tree.map(np.asarray, result)
+            faces = faces_of(boxes, result)
+            rows = [
+                openface_row(
+                    self.model,
+                    jax.tree.map(lambda x, i=i: x[i], result),
+                    self.setup.camera(*grey.shape),
+                    dialect=self.setup.dialect,
+                    face_id=i,
+                )
+                for i in range(len(boxes))
+            ]
+        columns = self.setup.columns(self.model, "photo")
+        write_openface_rows(f"{target}.csv", columns, rows)
         write_png(f"{target}.png", draw_fits(bgr, faces))
-        return faces
+        return faces, sum(row.success for row in rows)
 
 
 def output_names(
@@ -207,27 +197,40 @@ def _key(path: Path) -> str:
     return os.path.realpath(path).casefold()
 
 
-def _check(options: dict) -> None:
-    sizes = options.get("window_sizes")
-    if sizes is not None and (
-        not any(sizes) or any(size < 0 or (size and size % 2 == 0) for size in sizes)
-    ):
-        text = " ".join(map(str, sizes)) or "(none)"
-        raise ArgumentError(
-            f"--window-sizes {text}: must be odd numbers, or 0 to skip a scale, and not"
-            " all 0"
-        )
-    for name, low, is_allowed in (
-        ("max_steps", "1 or more", lambda x: x >= 1),
-        ("sigma", "above 0", lambda x: x > 0),
-        ("reg_factor", "0 or more", lambda x: x >= 0),
-        ("weight_factor", "0 or more", lambda x: x >= 0),
-    ):
-        value = options.get(name)
-        if value is not None and not (math.isfinite(value) and is_allowed(value)):
-            raise ArgumentError(
-                f"--{name.replace('_', '-')} {value}: must be a number, {low}"
+def _photographs(paths: Sequence[Path]) -> Iterator[Path]:
+    """The photographs themselves, where folders are given."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        try:
+            files = sorted(
+                file
+                for file in path.iterdir()
+                if file.suffix.lower() in FOLDER_SUFFIXES and file.is_file()
             )
+        except OSError as error:
+            raise ArgumentError(
+                f"{path}: the folder cannot be read ({error.strerror})"
+            ) from error
+        if not files:
+            raise ArgumentError(
+                f"{path}: found no photograph in this folder, expected files that end"
+                f" in {', '.join(FOLDER_SUFFIXES)}"
+            )
+        yield from files
+
+
+def _check_name(name: str, num_images: int) -> None:
+    if num_images > 1:
+        raise ArgumentError(
+            f"--name {name}: is for one photograph, found {num_images} of them"
+        )
+    if not name or name.startswith(".") or any(c in name for c in "/\\\0"):
+        raise ArgumentError(
+            f"--name {name!r}: must be a file's name without folder and suffix; --out"
+            " chooses the folder"
+        )
 
 
 def _boxes_of_images(table: Path, images: Sequence[Path]) -> list[np.ndarray]:
@@ -273,8 +276,8 @@ def _problem(faces: Sequence[Face], were_given: bool) -> str:
 
 
 def _progress(
-    image: Path, num_faces: int, num_converged: int, problem: str, target: Path
+    image: Path, num_faces: int, verdict: str, problem: str, target: Path
 ) -> str:
     found = f"{num_faces} face{'' if num_faces == 1 else 's'}"
-    text = problem or f"{found}, {num_converged} converged"
+    text = problem or f"{found}, {verdict}"
     return f"{image}: {text} -> {target}.csv, .png"

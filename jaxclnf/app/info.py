@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import tyro
 
-from jaxclnf.experts.types import CCNFExperts, PatchExperts
+from jaxclnf.experts.types import CCNFExperts, CENExperts, PatchExperts
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.storage.load import DEFAULT_MODEL, load_model
 
@@ -62,6 +62,11 @@ def _lines(model: CLNFModel) -> Iterator[str]:
     yield f"modes       {model.pdm.num_modes}"
     yield from _listed("scales", map(_describe_experts, model.experts))
     yield from _listed("parts", (_describe_part(p.name, p.model) for p in model.parts))
+    if model.early_termination is not None:
+        yield "starts      early termination"
+    if (validator := model.validator) is not None:
+        num_views, height, width = validator.mean.shape
+        yield f"validator   {num_views} views of {width} x {height} pixels"
     if (boxes := model.box_calibration) is not None:
         yield f"boxes       shift {boxes.shift}, size {boxes.size} of a detected square"
     yield f"memory      {_num_bytes(model) / 1e6:.1f} MB"
@@ -80,16 +85,27 @@ def _listed(title: str, lines: Iterable[str]) -> Iterator[str]:
 
 
 def _describe_experts(experts: PatchExperts) -> str:
-    _, _, filters, side, _ = experts.weights.shape
-    kind = "CCNF" if isinstance(experts, CCNFExperts) else "SVR"
-    text = (
+    return (
         f"{float(experts.patch_scaling):g} px/mm, {len(experts.view_centers)} views,"
-        f" {kind} with {filters} filters of {side} x {side}"
+        f" {_describe_family(experts)}"
     )
+
+
+def _describe_family(experts: PatchExperts) -> str:
+    region = f"{experts.support} x {experts.support}"
+    if isinstance(experts, CENExperts):
+        num, first, _ = experts.layers[0].weights.shape
+        outputs = [first, *(layer.bias.shape[1] for layer in experts.layers[1:])]
+        layers = "-".join(map(str, outputs))
+        return f"CEN with {num} networks of layers {layers} on {region}"
+    filters = experts.weights.shape[2]
     if isinstance(experts, CCNFExperts):
         sizes = ", ".join(map(str, sorted(experts.neighbours))) or "none"
-        text += f", neighbour terms for windows {sizes}"
-    return text
+        return (
+            f"CCNF with {filters} filters of {region}, neighbour terms for windows"
+            f" {sizes}"
+        )
+    return f"SVR with {filters} filters of {region}"
 
 
 def _describe_part(name: str, model: CLNFModel) -> str:

@@ -22,6 +22,12 @@ MAX_SIDE = 1 << 15
 """Longest side of an image that is used, pixels. One narrow strip of more would still
 take memory for a whole square."""
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""Files in a folder that count as images, in small letters."""
+
+FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+"""Those that OpenFace's users expect a folder of inputs to mean."""
+
 _LOG_PREFIX = re.compile(r"^\[[^\]]*\] global \S+ \S+ ")
 
 
@@ -54,7 +60,7 @@ def read_image(
     """
     path = Path(path)
     data = _read_bytes(path)
-    with _decoder_messages() as messages:
+    with decoder_messages() as messages:
         try:
             bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         except cv2.error as error:
@@ -194,8 +200,18 @@ def _why_not_decoded(path: Path, messages: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def _decoder_messages() -> Iterator[list[str]]:
-    """Collects the lines that C libraries write to the error stream meanwhile."""
+def decoder_messages() -> Iterator[list[str]]:
+    """Collects the lines that C libraries write to the error stream meanwhile.
+
+    Yields:
+        A list that is filled when the block ends.
+
+    Example:
+        >>> with decoder_messages() as messages:
+        ...     _ = os.write(2, b"not a picture")
+        >>> messages
+        ['not a picture']
+    """
     messages: list[str] = []
     if sys.stderr is not None:
         sys.stderr.flush()

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,9 +11,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float64
 
-from jaxclnf.app.errors import TableError
+from jaxclnf.app.errors import MediaError, TableError
 from jaxclnf.app.media import write_bytes
 from jaxclnf.fitting.result import FitResult
+from jaxclnf.openface.csv_table import (
+    OpenFaceColumns,
+    OpenFaceRow,
+    write_openface_csv,
+)
 from jaxclnf.shape.pdm import PDMParams
 from jaxclnf.status import Status
 
@@ -24,13 +28,10 @@ BOX_COLUMNS = ("x", "y", "width", "height")
 ANY_IMAGE = ""
 """Key of the boxes of a table without a column `image`."""
 
-_FACE_COLUMNS = ("face", "status", "converged", "steps", "log_likelihood", "view")
-_POSE_COLUMNS = ("scale", "pitch", "yaw", "roll", "tx", "ty")
-
 
 @dataclasses.dataclass(frozen=True)
 class Face:
-    """One fitted face on the host, for tables and pictures."""
+    """One fitted face on the host, for pictures."""
 
     box: Float64[np.ndarray, " 4"]
     """Where the fit began: `(x, y, width, height)`, pixels."""
@@ -97,53 +98,31 @@ def _face(box: np.ndarray, result: FitResult) -> Face:
     )
 
 
-def write_faces(
-    path: str | os.PathLike[str], faces: Sequence[Face], num_landmarks: int
+def write_openface_rows(
+    path: str | os.PathLike[str], columns: OpenFaceColumns, rows: Iterable[OpenFaceRow]
 ) -> None:
-    """Writes one row per face.
-
-    Columns: `face` (counted from 0), `status`, `converged`, `steps`, `log_likelihood`,
-    `view`, the start box `box_x` to `box_height`, the pose `scale`, `pitch`, `yaw`,
-    `roll` (radians), `tx`, `ty`, then `x_0` ... and `y_0` ... of the landmarks. A
-    number has the digits needed to read it back exactly; one that is not finite is
-    left empty.
+    """Writes a table in OpenFace's form, whole or not at all.
 
     Args:
         path: Where to; a file already there is replaced.
-        faces: What was found; may be none.
-        num_landmarks: Landmarks of the model, which set the columns.
+        columns: Which columns it has.
+        rows: The faces; may be none.
 
     Raises:
         MediaError: If the file cannot be written.
 
     Example:
         >>> import tempfile
+        >>> columns = OpenFaceColumns(form="photo", num_landmarks=2, num_modes=1)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_faces(Path(folder, "a.csv"), [], num_landmarks=2)
-        ...     Path(folder, "a.csv").read_text()[-16:]
-        'x_0,x_1,y_0,y_1\\n'
+        ...     write_openface_rows(Path(folder, "a.csv"), columns, [])
+        ...     Path(folder, "a.csv").read_text()[-36:]
+        ' p_0, status, steps, log_likelihood\\n'
     """
-    header = (
-        *_FACE_COLUMNS,
-        *(f"box_{name}" for name in BOX_COLUMNS),
-        *_POSE_COLUMNS,
-        *(f"{axis}_{i}" for axis in "xy" for i in range(num_landmarks)),
-    )
-    rows = (
-        (
-            index,
-            face.status.name,
-            str(face.converged).lower(),
-            face.steps,
-            _number(face.log_likelihood),
-            face.view,
-            *map(_number, face.box),
-            *map(_number, face.params_global),
-            *map(_number, face.landmarks.T.ravel()),
-        )
-        for index, face in enumerate(faces)
-    )
-    write_rows(path, header, rows)
+    try:
+        write_openface_csv(path, columns, rows)
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_rows(
@@ -272,7 +251,3 @@ def _parse_row(
     if not image:
         raise TableError(f"{place}, column 'image': '' names no image")
     return image, box
-
-
-def _number(value: float | np.floating) -> str:
-    return str(value) if math.isfinite(value) else ""

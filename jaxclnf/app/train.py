@@ -18,6 +18,7 @@ from jaxclnf.app.errors import ArgumentError
 from jaxclnf.app.train_config import TrainConfig, read_train_config
 from jaxclnf.app.train_data import DataReport, read_training_faces
 from jaxclnf.app.train_store import FolderStore, fingerprint
+from jaxclnf.experts.types import CCNFExperts
 from jaxclnf.fitting.model import CLNFModel, ModelInfo
 from jaxclnf.learn.boxes import calibrate_boxes, squares_of_faces
 from jaxclnf.learn.faces import LabelledFaces, held_out
@@ -176,6 +177,8 @@ def compact(model: CLNFModel) -> CLNFModel:
     """
     experts = tuple(
         dataclasses.replace(e, weights=e.weights.astype(jnp.float16))
+        if isinstance(e, CCNFExperts)
+        else e
         for e in model.experts
     )
     return dataclasses.replace(model, experts=experts)

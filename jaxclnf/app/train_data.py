@@ -12,12 +12,9 @@ import numpy as np
 
 from jaxclnf.app.datasets import read_pts, tight_box
 from jaxclnf.app.errors import ArgumentError, DataError, MediaError, TableError
-from jaxclnf.app.media import read_image
+from jaxclnf.app.media import IMAGE_SUFFIXES, read_image
 from jaxclnf.app.train_config import DataSource
 from jaxclnf.learn.faces import LabelledFaces
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-"""Files of a folder of photographs that should have labels; in any case."""
 
 MARGIN = 0.5
 """What is kept around a face, as a fraction of the larger side of its box."""

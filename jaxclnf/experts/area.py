@@ -1,6 +1,6 @@
 """Areas of interest: the grey values around each landmark, in the reference frame.
 
-This is the only file that turns points `(x, y)` into array indices `[row, column]`.
+Only here, and in `fitting/warp.py`, points `(x, y)` turn into indices `[row, column]`.
 Pixel centres are at integer coordinates and everything outside the image is 0, so
 padding an image with zeros on the right or at the bottom changes nothing.
 """

@@ -5,9 +5,16 @@ from jaxtyping import Array, Float, Int
 
 from jaxclnf.experts.area import GreyImage, Sampling, areas_of_interest
 from jaxclnf.experts.ccnf import ccnf_responses
+from jaxclnf.experts.cen import cen_responses
 from jaxclnf.experts.svr import svr_responses
-from jaxclnf.experts.types import CCNFExperts, PatchExperts, ResponseMaps
+from jaxclnf.experts.types import (
+    CCNFExperts,
+    CENExperts,
+    PatchExperts,
+    ResponseMaps,
+)
 from jaxclnf.shape.pdm import PDM, PDMParams, project, shape_3d
+from jaxclnf.shape.reference import reference_frame, reference_project
 from jaxclnf.shape.similarity import align_shapes, inverse_similarity
 
 
@@ -76,21 +83,29 @@ def response_maps(
     """
     if window_size < 1 or window_size % 2 == 0:
         raise ValueError(f"window_size is {window_size}; expected an odd number")
-    base_shape = project(pdm, params)
-    reference = experts.patch_scaling * shape_3d(pdm, params.params_local)[:, :2]
-    ref_from_img = align_shapes(base_shape, reference)
-    img_from_ref = inverse_similarity(ref_from_img)
+    if sampling == "fixed_point":
+        base_shape = reference_project(pdm, params)
+        ref_from_img, img_from_ref = reference_frame(
+            pdm, params, base_shape, experts.patch_scaling
+        )
+    else:
+        base_shape = project(pdm, params)
+        reference = experts.patch_scaling * shape_3d(pdm, params.params_local)[:, :2]
+        ref_from_img = align_shapes(base_shape, reference)
+        img_from_ref = inverse_similarity(ref_from_img)
     view = choose_view(experts.view_centers, params.euler)
     areas = areas_of_interest(
         image,
         base_shape,
         img_from_ref,
-        window_size + experts.weights.shape[-1] - 1,
+        window_size + experts.support - 1,
         sampling=sampling,
         origin=origin,
     )
     if isinstance(experts, CCNFExperts):
         maps = ccnf_responses(experts, view, areas)
+    elif isinstance(experts, CENExperts):
+        maps = cen_responses(experts, view, areas)
     else:
         maps = svr_responses(experts, view, areas)
     return ResponseMaps(

@@ -1,6 +1,8 @@
 """The arrays of trained patch experts, one object per scale."""
 
-from jaxtyping import Array, Bool, Float
+import math
+
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxclnf.pytree import pytree_dataclass, static
 
@@ -37,6 +39,11 @@ class CCNFExperts:
     """Covariance of the response map for each window size prepared by `with_sigma`:
     `(v, n, w * w, w * w)`; zero where there is no expert."""
 
+    @property
+    def support(self) -> int:
+        """Side of the region that a filter sees, reference pixels."""
+        return self.weights.shape[-1]
+
 
 @pytree_dataclass
 class SVRExperts:
@@ -59,8 +66,57 @@ class SVRExperts:
     modalities: tuple[str, ...] = static()
     """What each template is compared with: `"grey"` or `"gradient"`."""
 
+    @property
+    def support(self) -> int:
+        """Side of the region that a template sees, reference pixels."""
+        return self.weights.shape[-1]
 
-PatchExperts = CCNFExperts | SVRExperts
+
+@pytree_dataclass
+class CENLayer:
+    """One fully connected layer of each of `e` networks."""
+
+    weights: Float[Array, "e o i"]
+    """What each of `o` outputs takes from each of `i` inputs."""
+    bias: Float[Array, "e o"]
+    """Offset of each output."""
+    activation: Int[Array, " e"]
+    """What each network does with its outputs: an index into `activations`."""
+    activations: tuple[str, ...] = static()
+    """The functions that occur: `"sigmoid"`, `"relu"` or `"linear"`."""
+
+
+@pytree_dataclass
+class CENExperts:
+    """Convolutional experts (CE-CLM) of one scale, all views.
+
+    The `e` networks are stored once each. A landmark that has none of its own is served
+    by the network of the landmark on the other side of the face, which sees its region
+    flipped left to right.
+    """
+
+    patch_scaling: Float[Array, ""]
+    """Size of the reference frame, pixels per millimetre."""
+    view_centers: Float[Array, "v 3"]
+    """Pitch, yaw and roll in the middle of each view, radians."""
+    visibility: Bool[Array, "v n"]
+    """Whether a landmark has an expert in a view, its own or a mirrored one."""
+    network: Int[Array, "v n"]
+    """Which of the `e` networks serves a landmark; 0 where it is not visible."""
+    mirrored: Bool[Array, "v n"]
+    """Whether that network is made for the other side of the face."""
+    layers: tuple[CENLayer, ...]
+    """Layers from the region's pixels, row by row, to one output."""
+    confidence: Float[Array, "v n"]
+    """How far an expert is to be trusted."""
+
+    @property
+    def support(self) -> int:
+        """Side of the region that a network sees, reference pixels."""
+        return math.isqrt(self.layers[0].weights.shape[-1])
+
+
+PatchExperts = CCNFExperts | SVRExperts | CENExperts
 """Any family of experts; all have the fields up to `visibility`, and `confidence`."""
 
 

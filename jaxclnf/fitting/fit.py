@@ -1,6 +1,5 @@
 """`fit`: faces in one image, from boxes or parameters to results."""
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -11,11 +10,11 @@ from jax.core import Tracer
 from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage
+from jaxclnf.fitting.face import fit_face
+from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult, FitTrace
-from jaxclnf.fitting.schedule import fit_face
-from jaxclnf.shape.initial import params_from_box
 from jaxclnf.shape.pdm import PDM, PDMParams
 
 _SMALLEST_CANVAS = 256
@@ -34,8 +33,11 @@ def fit(
     """Fits the landmarks of one face, or of several faces in one image.
 
     Every scale goes once through: response maps around the present shape, a rigid phase
-    (pose only), a non-rigid phase (pose and modes), each to convergence. Images of all
-    sizes up to the next power of two share one compilation, any number of faces too.
+    (pose only), a non-rigid phase (pose and modes), each to convergence. A box gives
+    several starts, of which the likeliest after the first scale are finished and the
+    likeliest of those is kept. Then follow the model's parts, if it has some.
+    Images of all sizes up to the next power of two share one compilation, any number of
+    faces too.
     Inside `jax.jit` or `jax.vmap` it works as any JAX function.
 
     Args:
@@ -44,7 +46,7 @@ def fit(
         boxes: `(x, y, width, height)` of one face or one per row, tight around the
             landmarks (left to right outline, brows to chin), pixels.
         params: Where to start instead of boxes; with or without one leading axis.
-        options: The options.
+        options: The options; `starts` is of boxes only.
 
     Returns:
         The result, with a leading axis if there was one. A box that is not finite, has
@@ -83,7 +85,7 @@ def fit_with_trace(
         options: The options; `max_steps` sets the length of the record.
 
     Returns:
-        The result, exactly that of `fit`, and the trace.
+        The result, that of `fit` (to the last bit with `em`), and the trace.
 
     Raises:
         ValueError: As `fit`.
@@ -126,15 +128,9 @@ def _fit_chunk(
     )(params)
 
 
-@jax.jit
-def _start_from_box(pdm: PDM, box: Array) -> PDMParams:
-    start = params_from_box(pdm, box)
-    # One negative side would still give a positive scale.
-    scale = jnp.where(jnp.all(box[2:] > 0), start.scale, jnp.nan)
-    return dataclasses.replace(start, scale=scale)
-
-
-_starts_from_boxes = jax.vmap(_start_from_box, in_axes=(None, 0))
+@partial(jax.jit, static_argnames="num_starts")
+def _starts_from_box(pdm: PDM, box: Array, num_starts: int) -> PDMParams:
+    return starts_from_box(pdm, box, num_starts)
 
 
 def _fit(
@@ -152,21 +148,33 @@ def _fit(
     inputs = jax.tree.leaves((model, image, boxes, params, options, jnp.zeros(())))
     if any(isinstance(leaf, Tracer) for leaf in inputs):
         if params is None:
-            start = _start_from_box if boxes.ndim == 1 else _starts_from_boxes
-            params = start(model.pdm, jnp.asarray(boxes, dtype))
-        starts = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
-        run = _fit_one if starts.scale.ndim == 0 else _fit_chunk
+            boxes = jnp.asarray(boxes, dtype)
+            start = partial(_starts_from_box, model.pdm, num_starts=options.starts)
+            starts = start(boxes) if boxes.ndim == 1 else jax.vmap(start)(boxes)
+        else:
+            starts = _with_starts_axis(params, params.scale.ndim)
+            starts = jax.tree.map(lambda x: jnp.asarray(x, dtype), starts)
+        run = _fit_one if starts.scale.ndim == 1 else _fit_chunk
         image, size = jnp.asarray(image), jnp.asarray(size)
         return run(model, image, size, starts, options, with_trace)
 
     image = jnp.asarray(_on_canvas(np.asarray(image), dtype))
     if params is None:
         boxes = np.asarray(boxes, dtype)
-        start = _start_from_box if boxes.ndim == 1 else _rows_of_boxes
-        params = start(model.pdm, boxes)
-    starts = jax.tree.map(lambda x: np.asarray(x, dtype), params)
-    run = _fit_one if starts.scale.ndim == 0 else _fit_rows
+        start = _starts_from_box if boxes.ndim == 1 else _rows_of_boxes
+        starts = start(model.pdm, boxes, options.starts)
+    else:
+        starts = _with_starts_axis(params, params.scale.ndim)
+    starts = jax.tree.map(lambda x: np.asarray(x, dtype), starts)
+    run = _fit_one if starts.scale.ndim == 1 else _fit_rows
     return run(model, image, size, starts, options, with_trace)
+
+
+def _with_starts_axis(params: PDMParams, axis: int) -> PDMParams:
+    """Parameters with an axis of one start behind that of the faces, if any."""
+    return jax.tree.map(
+        lambda x: x.reshape(*x.shape[:axis], 1, *x.shape[axis:]), params
+    )
 
 
 def _check_inputs(image: Any, boxes: Any, params: PDMParams | None) -> None:
@@ -187,10 +195,11 @@ def _check_inputs(image: Any, boxes: Any, params: PDMParams | None) -> None:
         )
 
 
-def _rows_of_boxes(pdm: PDM, boxes: np.ndarray) -> PDMParams:
-    rows = [_start_from_box(pdm, box) for box in boxes]
+def _rows_of_boxes(pdm: PDM, boxes: np.ndarray, num_starts: int) -> PDMParams:
+    rows = [_starts_from_box(pdm, box, num_starts) for box in boxes]
     if not rows:
-        return _starts_from_boxes(pdm, boxes)
+        some = _starts_from_box(pdm, np.ones(4, boxes.dtype), num_starts)
+        return jax.tree.map(lambda x: np.empty((0, *x.shape), x.dtype), some)
     return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 

@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jaxclnf.experts.ccnf import with_sigma
 from jaxclnf.experts.types import CCNFExperts, PatchExperts
+from jaxclnf.fitting.options import PART_SETTINGS
+from jaxclnf.fitting.validate import Validator
 from jaxclnf.pytree import pytree_dataclass, static
 from jaxclnf.shape.pdm import PDM
 
@@ -51,6 +53,22 @@ class CLNFPart:
 
 
 @pytree_dataclass
+class EarlyTermination:
+    """When a fit from one start is good enough to try no other start.
+
+    A fit at the coarsest scale in view `k`, of log-likelihood `l`, scores
+    `weights[k] * l + biases[k]`. One entry for each view of that scale.
+    """
+
+    weights: Float[Array, " v"]
+    """What a view's log-likelihood is multiplied with."""
+    biases: Float[Array, " v"]
+    """What is added then."""
+    cutoffs: Float[Array, " v"]
+    """A score above it ends the search."""
+
+
+@pytree_dataclass
 class CLNFModel:
     """Everything that `fit` needs to know about faces."""
 
@@ -62,20 +80,24 @@ class CLNFModel:
     """Models of parts of the face."""
     triangulations: tuple[Int[Array, "t 3"], ...] = ()
     """Triangles between landmarks for each view, for drawing."""
+    early_termination: EarlyTermination | None = None
+    """When to try no further start; None: never."""
+    validator: Validator | None = None
+    """Judges whether landmarks lie on a face; None: nothing does."""
     info: ModelInfo = static(default=ModelInfo(name="unnamed"))
     """Name, licence and provenance."""
     box_calibration: BoxCalibration | None = static(default=None)
     """How `detect_faces` finds this model's landmarks; None: as for OpenFace's."""
 
-    def prepared(self, window_sizes: Sequence[int]) -> "CLNFModel":
+    def prepared(self, *window_sizes: Sequence[int]) -> "CLNFModel":
         """This model with Sigma matrices ready for some window sizes.
 
         Nothing depends on it but speed: a window size that was not prepared is solved
-        for while fitting.
+        for while fitting. Parts are prepared for their own settings.
 
         Args:
-            window_sizes: Window size of each scale, as in `FitOptions`; sizes beyond
-                the model's scales are ignored.
+            *window_sizes: Window size of each scale, as in `FitOptions`, for one kind
+                of fit or several; sizes beyond the model's scales are ignored.
 
         Returns:
             A model whose CCNF experts hold exactly the Sigma matrices asked for.
@@ -84,9 +106,24 @@ class CLNFModel:
             >>> model.prepared((7,)).experts[0].sigma.keys()
             dict_keys([7])
         """
-        sizes = tuple(window_sizes) + (0,) * len(self.experts)
+        sizes = [
+            {one[scale] for one in window_sizes if scale < len(one)} - {0}
+            for scale in range(len(self.experts))
+        ]
         experts = tuple(
-            with_sigma(e, (size,) if size else ()) if isinstance(e, CCNFExperts) else e
-            for e, size in zip(self.experts, sizes, strict=False)
+            with_sigma(e, sorted(some)) if isinstance(e, CCNFExperts) else e
+            for e, some in zip(self.experts, sizes, strict=True)
         )
-        return dataclasses.replace(self, experts=experts)
+        parts = tuple(
+            dataclasses.replace(part, model=part.model.prepared(*own))
+            for part in self.parts
+            for own in [_part_windows(part.name, window_sizes)]
+        )
+        return dataclasses.replace(self, experts=experts, parts=parts)
+
+
+def _part_windows(
+    name: str, others: tuple[Sequence[int], ...]
+) -> tuple[Sequence[int], ...]:
+    settings = PART_SETTINGS.get(name)
+    return others if settings is None else (settings.window_sizes,)

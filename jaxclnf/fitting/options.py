@@ -1,5 +1,8 @@
 """What a user can choose about a fit, and how it changes from scale to scale."""
 
+import dataclasses
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -12,22 +15,62 @@ DEFAULT_WINDOW_SIZES = (11, 9, 7, 7)
 on the held-out faces of the embedded model 7 is better: 3.4 % instead of 4.1 % of them
 end more than 0.08 of the distance of the eyes away."""
 
+OPENFACE_WINDOW_SIZES = (11, 9, 7, 5)
+"""OpenFace's windows when it looks for a face, coarse to fine."""
+
+OPENFACE_TRACKING_WINDOW_SIZES = (0, 9, 7, 0)
+"""OpenFace's windows when it follows a face from frame to frame."""
+
+WILD_WINDOW_SIZES = (15, 13, 11, 11)
+"""Windows of OpenFace's `-wild` switch."""
+
 _COARSEST, _FINEST = 0.25, 0.5
 """Patch scalings between which OpenFace changes its settings from scale to scale."""
+
+
+class PartSettings(NamedTuple):
+    """How the model of a part of the face is fitted."""
+
+    window_sizes: tuple[int, ...]
+    """Side of the response maps at each of the part's scales."""
+    sigma: float
+    """Bandwidth of the kernel density estimate, reference pixels."""
+    reg_factor: float
+    """Weight of the shape prior, px^2."""
+    weight_factor: float
+    """Weight of each landmark per unit of its expert's confidence; 0: all weigh 1."""
+
+
+_EYE = PartSettings((3, 5), 1.0, 0.5, 0.0)
+PART_SETTINGS = {
+    "inner": PartSettings((9,), 1.75, 2.5, 2.5),
+    "left_eye_28": _EYE,
+    "right_eye_28": _EYE,
+}
+"""OpenFace's settings of parts by their name."""
+
+_OPENFACE_PART_STEPS = 5
+
+
+STEP_LIMITS: dict[SolverName, int] = {"newton": 100, "em": 2000, "openface": 5}
+"""Default limits of the steps of a phase. The longest of the phases on annotated faces
+took `newton` 26 steps. EM ends linearly: of 7000 phases one in 2000 took more than 300
+steps, the longest 945."""
 
 
 @pytree_dataclass
 class FitOptions:
     """Options of a fit. Numbers can change without compiling again, others not."""
 
-    solver: SolverName = static(default="em")
-    """`em`: NU-RLMS steps to convergence."""
+    solver: SolverName = static(default="newton")
+    """`newton`: Newton's method on F, to a certified optimum; `em`: NU-RLMS steps until
+    they are small; `openface`: steps exactly as OpenFace makes them, see
+    `FitOptions.openface`."""
     window_sizes: tuple[int, ...] = static(default=DEFAULT_WINDOW_SIZES)
     """Side of the response maps at each scale, odd; 0 skips the scale, and so does
     leaving it out. Sizes beyond the model's scales are ignored."""
-    max_steps: int = static(default=2000)
-    """Step limit of each phase. EM ends linearly: of 7000 phases on annotated faces one
-    in 2000 took more than 300 steps, the longest 945."""
+    max_steps: int | None = static(default=None)
+    """Step limit of each phase; without one, that of the solver in `STEP_LIMITS`."""
     sigma: Float[Array, ""] | float = 1.5
     """Bandwidth of the kernel density estimate, reference pixels."""
     reg_factor: Float[Array, ""] | float = 25.0
@@ -36,7 +79,7 @@ class FitOptions:
     """Weight of each landmark per unit of its expert's confidence; 0: all weigh 1."""
     shape_tol: Float[Array, ""] | float = 0.005
     """A phase has converged when a step moves all landmarks together (Euclidean norm)
-    by less than this, image pixels."""
+    by less than this, image pixels; with `newton` a full step, undamped."""
     n_sigmas: Float[Array, ""] | float = 3.0
     """Bound of the mode weights, standard deviations."""
     min_scale: Float[Array, ""] | float = 0.1
@@ -45,6 +88,23 @@ class FitOptions:
     """Relax the prior and widen the kernel from scale to scale, as OpenFace does."""
     sampling: Sampling = static(default="exact")
     """How grey values between pixels are found; `fixed_point` is OpenFace's way."""
+    max_passes: int = static(default=1)
+    """How often the last scale is run at most, its maps made again around where the
+    landmarks came to: 1 goes once through; more end at a fixed point, where the
+    landmarks are an optimum on maps that were made there."""
+    pass_tol: Float[Array, ""] | float = 0.05
+    """Such a point is reached when a pass through the last scale moves no landmark by
+    this much, image pixels."""
+    use_parts: bool = static(default=True)
+    """Fit the model's parts (eyes, inner face) after the whole, and refit the whole to
+    them; no matter for a model without parts."""
+    starts: int = static(default=3)
+    """From how many poses a fit from a box starts, of which the fit with the largest
+    log-likelihood is kept: 1, frontal; 3, that and a yaw of 30 degrees to either side;
+    up to 11, OpenFace's multi-view rotations."""
+    finished_starts: int | None = static(default=2)
+    """How many of the starts, the likeliest after the coarsest scale, go on to the
+    finer scales; None: all of them."""
 
     @classmethod
     def wild(cls) -> "FitOptions":
@@ -58,11 +118,144 @@ class FitOptions:
             (15, 13, 11, 11)
         """
         return cls(
-            window_sizes=(15, 13, 11, 11),
+            window_sizes=WILD_WINDOW_SIZES,
             sigma=1.25,
             reg_factor=35.0,
             weight_factor=2.5,
         )
+
+    @classmethod
+    def openface(cls, *, parts: bool = True, starts: int = 1) -> "FitOptions":
+        """The C++ program's numbers: its steps, its sampling, five steps a phase.
+
+        The experts are those of the model: any main file of OpenFace, but use
+        `openface_cen` for convolutional experts.
+
+        Args:
+            parts: Whether to fit the parts that the model names.
+            starts: 1, or 11 for OpenFace's `-multi_view 1`.
+
+        Returns:
+            The settings of OpenFace's default for photographs.
+
+        Example:
+            >>> FitOptions.openface(starts=11).max_steps
+            5
+        """
+        return cls(
+            solver="openface",
+            window_sizes=OPENFACE_WINDOW_SIZES,
+            max_steps=5,
+            shape_tol=0.01,
+            min_scale=0.25,
+            sampling="fixed_point",
+            use_parts=parts,
+            starts=starts,
+            finished_starts=None,
+        )
+
+    @classmethod
+    def openface_wild(cls, *, parts: bool = True, starts: int = 11) -> "FitOptions":
+        """The C++ program's numbers under its switch `-wild`.
+
+        Args:
+            parts: Whether to fit the parts that the model names.
+            starts: 11, as `-wild` turns multi-view on, or 1.
+
+        Returns:
+            Larger windows, confidence weights, ten steps a phase.
+
+        Example:
+            >>> FitOptions.openface_wild().starts
+            11
+        """
+        return dataclasses.replace(
+            cls.openface(parts=parts, starts=starts),
+            window_sizes=WILD_WINDOW_SIZES,
+            max_steps=10,
+            sigma=1.25,
+            reg_factor=35.0,
+            weight_factor=2.5,
+        )
+
+    @classmethod
+    def openface_cen(cls, *, parts: bool = True, starts: int = 11) -> "FitOptions":
+        """The C++ program's numbers for convolutional experts (CE-CLM).
+
+        Args:
+            parts: Whether to fit the parts that the model names.
+            starts: 11, or 1.
+
+        Returns:
+            OpenFace's default with half as much again of bandwidth and a tenth less of
+            prior.
+
+        Example:
+            >>> FitOptions.openface_cen().sigma
+            2.25
+        """
+        return dataclasses.replace(
+            cls.openface(parts=parts, starts=starts), sigma=2.25, reg_factor=22.5
+        )
+
+    @classmethod
+    def openface_video(cls, *, parts: bool = True) -> "FitOptions":
+        """The C++ program's numbers for a frame whose face was found in the last one.
+
+        Args:
+            parts: Whether to fit the parts that the model names.
+
+        Returns:
+            `openface` with smaller windows and without the coarsest scale. The first
+            frame, and those after a failure, are fitted with `openface`.
+
+        Example:
+            >>> FitOptions.openface_video().window_sizes
+            (0, 9, 7, 0)
+        """
+        return dataclasses.replace(
+            cls.openface(parts=parts), window_sizes=OPENFACE_TRACKING_WINDOW_SIZES
+        )
+
+    @property
+    def step_limit(self) -> int:
+        """Step limit of each phase.
+
+        Example:
+            >>> FitOptions(solver="em").step_limit
+            2000
+        """
+        if self.max_steps is None:
+            return STEP_LIMITS[self.solver]
+        return self.max_steps
+
+    def for_part(self, name: str) -> "FitOptions":
+        """The options for a part of the face.
+
+        Args:
+            name: The part's name, for instance `"inner"`.
+
+        Returns:
+            These options with the part's own numbers where OpenFace has some for that
+            name, the same at all scales. `openface` takes five steps, whatever the
+            main model's limit.
+
+        Mirrors:
+            The settings of hierarchical models in CLNF::Read.
+
+        Example:
+            >>> FitOptions().for_part("left_eye_28").window_sizes
+            (3, 5)
+        """
+        options = dataclasses.replace(
+            self, refine_by_scale=False, starts=1, max_passes=1
+        )
+        if self.solver == "openface":
+            options = dataclasses.replace(options, max_steps=_OPENFACE_PART_STEPS)
+        settings = PART_SETTINGS.get(name)
+        if settings is None:
+            return options
+        return dataclasses.replace(options, **settings._asdict())
 
     def at_scale(self, patch_scaling: Float[Array, ""]) -> NURLMSOptions:
         """The solver's options at one scale.
@@ -102,7 +295,7 @@ class FitOptions:
             weight_factor = weight_factor * (1 + 2 * level)
         return NURLMSOptions(
             solver=self.solver,
-            max_steps=self.max_steps,
+            max_steps=self.step_limit,
             sigma=sigma,
             reg_factor=reg_factor,
             weight_factor=weight_factor,

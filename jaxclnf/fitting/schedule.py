@@ -1,6 +1,8 @@
-"""One face through all scales: maps, rigid phase, non-rigid phase, next scale."""
+"""One model through its scales: maps, rigid phase, non-rigid phase, next scale."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,57 +13,103 @@ from jaxclnf.experts.responses import response_maps
 from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
-from jaxclnf.fitting.result import FitResult, FitTrace
-from jaxclnf.pytree import pytree_dataclass
-from jaxclnf.shape.pdm import PDMParams, project
+from jaxclnf.fitting.result import FitTrace
+from jaxclnf.shape.pdm import PDM, PDMParams, project
+from jaxclnf.solver.certificate import Certificate, certify
 from jaxclnf.solver.loop import nu_rlms_init, resume, resume_with_trace
+from jaxclnf.solver.openface import openface_log_likelihoods
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.state import NURLMSState
 from jaxclnf.status import Status, is_failure, merge_status
 
 
-@pytree_dataclass
-class _PhaseReport:
+class ScalesFit(NamedTuple):
+    """Where one model came to through its scales; the fields are as in `FitResult`."""
+
+    landmarks: Float[Array, "n 2"]
+    params: PDMParams
+    status: Int[Array, ""]
+    num_steps: Int[Array, "s 2"]
+    shape_delta: Float[Array, "s 2"]
+    gradient_norm: Float[Array, "s 2"]
+    newton_distance: Float[Array, "s 2"]
+    smallest_curvature: Float[Array, "s 2"]
+    num_active_bounds: Int[Array, "s 2"]
+    phase_params: PDMParams
+    start_params: PDMParams
+    log_likelihood: Float[Array, ""]
+    landmark_log_likelihoods: Float[Array, " n"]
+    view: Int[Array, ""]
+    num_passes: Int[Array, ""]
+    pass_delta: Float[Array, ""]
+    pass_status: Int[Array, ""]
+
+
+class _PhaseReport(NamedTuple):
     num_steps: Int[Array, ""]
     shape_delta: Float[Array, ""]
     gradient_norm: Float[Array, ""]
+    certificate: Certificate
+    params: PDMParams
 
 
-def fit_face(
+class _ScaleEnd(NamedTuple):
+    """Where a pass through one scale ended."""
+
+    params: PDMParams
+    status: Int[Array, ""]
+    phases: tuple[_PhaseReport, ...]
+    densities: Float[Array, " n"]
+    view: Int[Array, ""]
+    traces: tuple[tuple[NURLMSState, Array], ...]
+
+
+class _Passes(NamedTuple):
+    """Passes through the last scale: where they ended, and what moved in the last."""
+
+    end: _ScaleEnd
+    num_passes: Int[Array, ""]
+    moved: Float[Array, ""]
+    status: Int[Array, ""]
+
+
+def fit_scales(
     model: CLNFModel,
     image: GreyImage,
     image_size: Int[Array, " 2"],
     params: PDMParams,
     options: FitOptions,
     *,
+    anywhere: bool = False,
     with_trace: bool = False,
-) -> tuple[FitResult, FitTrace | None]:
-    """Fits one face from given parameters: a pure function without any host work.
+) -> tuple[ScalesFit, FitTrace | None]:
+    """Fits one model, parts apart, from given parameters.
 
     Args:
-        model: The model.
+        model: The model; its parts are not looked at.
         image: Grey values; may be padded with zeros on the right and at the bottom.
         image_size: Height and width without the padding.
         params: Where to start.
         options: The options.
+        anywhere: Whether a start wholly outside the image is fitted too (static).
         with_trace: Whether to keep every state (static).
 
     Returns:
-        The result, and the trace if asked for.
+        The fit, and the trace if asked for.
 
     Raises:
-        ValueError: The options leave no scale to fit.
+        ValueError: The options leave no scale to fit, or allow no pass through it.
 
     Mirrors:
         CLNF::Fit.
 
     Example:
-        >>> result, _ = fit_face(
+        >>> fitted, _ = fit_scales(
         ...     model, jnp.asarray(image), jnp.asarray(image.shape), params,
         ...     FitOptions(window_sizes=(7,)),
         ... )
-        >>> bool(result.converged)
-        True
+        >>> Status(int(fitted.status)).name
+        'CONVERGED'
     """
     windows = (tuple(options.window_sizes) + (0,) * len(model.experts))[
         : len(model.experts)
@@ -71,8 +119,10 @@ def fit_face(
             f"window_sizes {options.window_sizes} leave none of the model's "
             f"{len(model.experts)} scales to fit; expected an odd size for at least one"
         )
+    if options.max_passes < 1:
+        raise ValueError(f"max_passes is {options.max_passes}; expected 1 or more")
     pdm = model.pdm
-    status = _start_status(model, params, image_size)
+    status = _start_status(model, params, image_size, anywhere)
     # An unusable start becomes NaN, so that nothing made from it looks like a result.
     usable = status != Status.BAD_START
     params = dataclasses.replace(
@@ -87,137 +137,237 @@ def fit_face(
         origin = jax.lax.stop_gradient(origin)
     else:
         origin = jnp.zeros_like(params.translation)
+    start = params
     params = _shifted(params, -origin)
 
-    reports: list[list[_PhaseReport]] = []
-    traces: list[tuple[NURLMSState, Array]] = []
-    state, responses = None, None
-    for experts, window in zip(model.experts, windows, strict=True):
-        if window == 0:
-            reports.append([_not_run(params.scale.dtype)] * 2)
-            continue
-        phase_options = options.at_scale(experts.patch_scaling)
+    def run_scale(k: int, before: _ScaleEnd) -> _ScaleEnd:
+        at_scale = options.at_scale(model.experts[k].patch_scaling)
+        kernel = at_scale
+        if options.solver == "openface":
+            # Its table knows only window sizes: the first bandwidth of each stays.
+            first = model.experts[windows.index(windows[k])]
+            sigma = options.at_scale(first.patch_scaling).sigma
+            kernel = dataclasses.replace(at_scale, sigma=sigma)
         responses = response_maps(
             pdm,
-            experts,
+            model.experts[k],
             image,
-            params,
-            window,
+            before.params,
+            windows[k],
             sampling=options.sampling,
             origin=origin.astype(jnp.int32),
         )
-        scale_reports = []
-        for rigid in (True, False):
-            state, trace = _run_phase(
-                model, responses, params, phase_options, status, rigid, with_trace
-            )
-            params = state.params
-            scale_reports.append(_report(state, status))
-            status = merge_status(status, state.status)
-            if trace is not None:
-                traces.append(trace)
-        too_small = jnp.where(
-            params.scale < options.min_scale, Status.FACE_TOO_SMALL, Status.RUNNING
+        return _run_phases(
+            pdm, responses, before, kernel, at_scale, options.min_scale, with_trace
         )
-        status = merge_status(status, too_small).astype(jnp.int32)
-        reports.append(scale_reports)
-    assert state is not None and responses is not None
 
-    densities = state.evidence.log_densities
+    end = _ScaleEnd(
+        params=params,
+        status=status,
+        phases=(_not_run(params), _not_run(params)),
+        densities=jnp.full(pdm.mean_shape.shape[0], -jnp.inf, params.scale.dtype),
+        view=jnp.zeros((), jnp.int32),
+        traces=(),
+    )
+    last = max(k for k, window in enumerate(windows) if window)
+    ends: list[_ScaleEnd | None] = []
+    for k, window in enumerate(windows[:last]):
+        if window:
+            end = run_scale(k, end)
+        ends.append(end if window else None)
+    passes = _to_fixed_point(pdm, lambda before: run_scale(last, before), end, options)
+    ends += [passes.end] + [None] * (len(windows) - last - 1)
+
+    phases = _per_phase(ends, start=params)
+    densities = passes.end.densities
     used = jnp.isfinite(densities)
     count = jnp.sum(used, dtype=densities.dtype)
     mean = jnp.sum(jnp.where(used, densities, 0)) / jnp.maximum(count, 1)
-    result = FitResult(
-        landmarks=project(pdm, params) + origin[None, :],
-        params=_shifted(params, origin),
-        status=status,
-        converged=status == Status.CONVERGED,
-        num_steps=_stack_phases(reports, "num_steps"),
-        shape_delta=_stack_phases(reports, "shape_delta"),
-        gradient_norm=_stack_phases(reports, "gradient_norm"),
+    fitted = ScalesFit(
+        landmarks=project(pdm, passes.end.params) + origin[None, :],
+        params=_shifted(passes.end.params, origin),
+        status=passes.end.status,
+        num_steps=phases.num_steps,
+        shape_delta=phases.shape_delta,
+        gradient_norm=phases.gradient_norm,
+        newton_distance=phases.certificate.newton_distance,
+        smallest_curvature=phases.certificate.smallest_curvature,
+        num_active_bounds=phases.certificate.num_active_bounds,
+        phase_params=_shifted(phases.params, origin),
+        start_params=start,
         log_likelihood=jnp.where(count > 0, mean, -jnp.inf),
         landmark_log_likelihoods=densities,
-        view=responses.view,
+        view=passes.end.view,
+        num_passes=passes.num_passes,
+        pass_delta=passes.moved,
+        pass_status=passes.status,
     )
-    return result, _join_traces(traces, windows, origin) if with_trace else None
+    return fitted, _join_traces(ends, origin) if with_trace else None
 
 
-def _run_phase(
-    model: CLNFModel,
+def _to_fixed_point(
+    pdm: PDM,
+    run: Callable[[_ScaleEnd], _ScaleEnd],
+    before: _ScaleEnd,
+    options: FitOptions,
+) -> _Passes:
+    """Passes through the last scale until one of them leaves the landmarks in place."""
+
+    def one_more(passes: _Passes) -> _Passes:
+        start = before._replace(params=passes.end.params)
+        end = run(start)
+        moves = project(pdm, end.params) - project(pdm, start.params)
+        moved = jnp.max(jnp.sqrt(jnp.sum(moves**2, axis=1)))
+        at_rest = moved < jnp.asarray(options.pass_tol, moved.dtype)
+        status = jnp.where(at_rest, Status.CONVERGED, Status.MAX_STEPS)
+        failed = is_failure(end.status)
+        return _Passes(
+            end,
+            jnp.where(is_failure(before.status), 0, passes.num_passes + 1),
+            jnp.where(failed, jnp.nan, moved),
+            jnp.where(failed, end.status, status).astype(jnp.int32),
+        )
+
+    unknown = jnp.full_like(before.params.scale, jnp.nan)
+    zero = jnp.zeros((), jnp.int32)
+    if options.max_passes == 1:
+        return one_more(_Passes(before, zero, unknown, zero))
+    shapes = jax.eval_shape(run, before)
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.while_loop(
+        lambda p: (
+            (p.status != Status.CONVERGED)
+            & ~is_failure(p.status)
+            & (p.num_passes < options.max_passes)
+        ),
+        one_more,
+        _Passes(blank._replace(params=before.params), zero, unknown, zero),
+    )
+
+
+def _run_phases(
+    pdm: PDM,
     responses: ResponseMaps,
-    params: PDMParams,
-    options: NURLMSOptions,
-    status: Int[Array, ""],
-    rigid: bool,
+    before: _ScaleEnd,
+    kernel: NURLMSOptions,
+    at_scale: NURLMSOptions,
+    min_scale: Float[Array, ""] | float,
     with_trace: bool,
-) -> tuple[NURLMSState, tuple[NURLMSState, Array] | None]:
-    pdm = model.pdm
-    state = nu_rlms_init(pdm, responses, params, options, rigid=rigid)
-    # After a failure nothing more is run: the phase starts in its end state.
-    stopped = jnp.where(is_failure(status), status, state.status)
-    state = dataclasses.replace(state, status=stopped.astype(jnp.int32))
-    if not with_trace:
-        return resume(pdm, responses, state, options, rigid=rigid), None
-    last, states, valid = resume_with_trace(pdm, responses, state, options, rigid=rigid)
-    return last, (states, valid)
+) -> _ScaleEnd:
+    """The rigid and the non-rigid phase of one scale."""
+    params, status = before.params, before.status
+    reports, traces = [], []
+    for rigid in (True, False):
+        state = nu_rlms_init(pdm, responses, params, kernel, rigid=rigid)
+        # After a failure nothing more is run: the phase starts in its end state.
+        stopped = jnp.where(is_failure(status), status, state.status)
+        state = dataclasses.replace(state, status=stopped.astype(jnp.int32))
+        if with_trace:
+            state, *trace = resume_with_trace(
+                pdm, responses, state, kernel, rigid=rigid
+            )
+            traces.append(tuple(trace))
+        else:
+            state = resume(pdm, responses, state, kernel, rigid=rigid)
+        params = state.params
+        certificate = certify(pdm, responses, state, kernel, rigid=rigid)
+        reports.append(_report(state, certificate, status))
+        status = merge_status(status, state.status)
+    too_small = jnp.where(
+        params.scale < min_scale, Status.FACE_TOO_SMALL, Status.RUNNING
+    )
+    # What is known of the last scale that was run stays.
+    skipped = is_failure(before.status)
+    found = _log_densities(responses, state, at_scale)
+    return _ScaleEnd(
+        params=params,
+        status=merge_status(status, too_small).astype(jnp.int32),
+        phases=(reports[0], reports[1]),
+        densities=jnp.where(skipped, before.densities, found),
+        view=jnp.where(skipped, before.view, responses.view),
+        traces=tuple(traces),
+    )
+
+
+def _log_densities(
+    responses: ResponseMaps, state: NURLMSState, options: NURLMSOptions
+) -> Float[Array, " n"]:
+    if options.solver == "openface":
+        return openface_log_likelihoods(responses, state.previous_shape, options.sigma)
+    return state.evidence.log_densities
 
 
 def _start_status(
-    model: CLNFModel, params: PDMParams, image_size: Int[Array, " 2"]
+    model: CLNFModel, params: PDMParams, image_size: Int[Array, " 2"], anywhere: bool
 ) -> Int[Array, ""]:
     landmarks = project(model.pdm, params)
     low, high = landmarks.min(axis=0), landmarks.max(axis=0)
     # A pixel reaches half a pixel around its centre.
     limits = image_size[::-1].astype(low.dtype) - 0.5
     inside = jnp.all((high >= -0.5) & (low <= limits))
-    usable = jnp.all(jnp.isfinite(landmarks)) & (params.scale > 0) & inside
+    usable = jnp.all(jnp.isfinite(landmarks)) & (params.scale > 0)
+    usable = usable & (inside | anywhere)
     return jnp.where(usable, Status.RUNNING, Status.BAD_START).astype(jnp.int32)
 
 
-def _report(state: NURLMSState, status_before: Int[Array, ""]) -> _PhaseReport:
+def _report(
+    state: NURLMSState, certificate: Certificate, status_before: Int[Array, ""]
+) -> _PhaseReport:
     skipped = is_failure(status_before)
-    return _PhaseReport(
+    found = _PhaseReport(
         num_steps=state.num_steps,
-        shape_delta=jnp.where(skipped, jnp.nan, state.shape_delta),
-        gradient_norm=jnp.where(skipped, jnp.nan, state.gradient_norm),
+        shape_delta=state.shape_delta,
+        gradient_norm=state.gradient_norm,
+        certificate=certificate,
+        params=state.params,
     )
+    nothing = _not_run(state.params)
+    return jax.tree.map(lambda a, b: jnp.where(skipped, b, a), found, nothing)
 
 
-def _not_run(dtype: jnp.dtype) -> _PhaseReport:
-    nothing = jnp.full((), jnp.nan, dtype)
+def _not_run(params: PDMParams) -> _PhaseReport:
+    nothing = jnp.full((), jnp.nan, params.scale.dtype)
+    zero = jnp.zeros((), jnp.int32)
     return _PhaseReport(
-        num_steps=jnp.zeros((), jnp.int32), shape_delta=nothing, gradient_norm=nothing
+        num_steps=zero,
+        shape_delta=nothing,
+        gradient_norm=nothing,
+        certificate=Certificate(
+            newton_distance=nothing, smallest_curvature=nothing, num_active_bounds=zero
+        ),
+        params=params,
     )
-
-
-def _stack_phases(reports: list[list[_PhaseReport]], field: str) -> Array:
-    rows = [jnp.stack([getattr(phase, field) for phase in row]) for row in reports]
-    return jnp.stack(rows)
 
 
 def _shifted(params: PDMParams, by: Float[Array, " 2"]) -> PDMParams:
-    return dataclasses.replace(params, translation=params.translation + by)
+    axes = (1,) * (params.translation.ndim - 1)
+    moved = params.translation + by.reshape(*axes, 2)
+    return dataclasses.replace(params, translation=moved)
 
 
-def _join_traces(
-    traces: list[tuple[NURLMSState, Array]],
-    windows: tuple[int, ...],
-    origin: Float[Array, " 2"],
-) -> FitTrace:
+def _per_phase(ends: list[_ScaleEnd | None], start: PDMParams) -> _PhaseReport:
+    """The reports of all phases, leading axes scale and phase."""
+    reports, params = [], start
+    for end in ends:
+        reports += end.phases if end else (_not_run(params),) * 2
+        params = end.params if end else params
+    return jax.tree.map(
+        lambda *x: jnp.stack(x).reshape(len(ends), 2, *x[0].shape), *reports
+    )
+
+
+def _join_traces(ends: list[_ScaleEnd | None], origin: Float[Array, " 2"]) -> FitTrace:
     """Stacks the phases, empty ones for skipped scales, and undoes the shift."""
-    empty = jax.tree.map(lambda x: jnp.zeros_like(x), traces[0])
-    remaining = iter(traces)
+    some = next(end.traces for end in ends if end)
+    empty = jax.tree.map(jnp.zeros_like, some)
     rows = []
-    for window in windows:
-        pair = [next(remaining) if window else empty for _ in range(2)]
+    for end in ends:
+        pair = end.traces if end else empty
         rows.append(jax.tree.map(lambda *x: jnp.stack(x), *pair))
     states, valid = jax.tree.map(lambda *x: jnp.stack(x), *rows)
     evidence = dataclasses.replace(
         states.evidence, shape=states.evidence.shape + origin[None, None, None, None]
     )
-    params = dataclasses.replace(
-        states.params,
-        translation=states.params.translation + origin[None, None, None],
-    )
+    params = _shifted(states.params, origin)
     states = dataclasses.replace(states, params=params, evidence=evidence)
     return FitTrace(states=states, valid=valid)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
+from jaxclnf.experts.types import CCNFExperts
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
@@ -109,6 +110,9 @@ def as_loaded(model: CLNFModel) -> CLNFModel:
     """
     dtype = model.pdm.mean_shape.dtype
     experts = tuple(
-        dataclasses.replace(e, weights=e.weights.astype(dtype)) for e in model.experts
+        dataclasses.replace(e, weights=e.weights.astype(dtype))
+        if isinstance(e, CCNFExperts)
+        else e
+        for e in model.experts
     )
     return dataclasses.replace(model, experts=experts)

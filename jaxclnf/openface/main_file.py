@@ -14,14 +14,17 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Int
 
 from jaxclnf.errors import ModelFileError
-from jaxclnf.experts.types import PatchExperts
-from jaxclnf.fitting.model import CLNFModel, CLNFPart, ModelInfo
+from jaxclnf.experts.types import CENExperts, PatchExperts
+from jaxclnf.fitting.model import CLNFModel, CLNFPart, EarlyTermination, ModelInfo
+from jaxclnf.fitting.validate import Validator
 from jaxclnf.openface.ccnf_file import read_ccnf
+from jaxclnf.openface.cen_file import read_cen, read_early_termination
 from jaxclnf.openface.directives import Directive, named, only, read_directives
 from jaxclnf.openface.matrices import read_text
 from jaxclnf.openface.pdm_file import read_pdm
 from jaxclnf.openface.svr_file import read_svr
 from jaxclnf.openface.triangulation_file import read_triangulations
+from jaxclnf.openface.validator_file import read_validator
 from jaxclnf.shape.pdm import PDM
 
 _LICENCE_FILES = ("OpenFace-license.txt", "Copyright.txt")
@@ -45,11 +48,11 @@ def read_openface_model(
         files, at most two folders up.
 
     Raises:
-        ModelFileError: If a file is missing, damaged, does not fit the others, or holds
-            convolutional experts.
+        ModelFileError: If a file is missing, damaged, or does not fit the others.
 
     Mirrors:
-        CLNF::Read. Of experts of several families, OpenFace's choice is made.
+        CLNF::Read. Of experts of several families, OpenFace's choice is made: CEN
+        before CCNF before SVR. Early termination is read for CEN experts only.
 
     Example:
         >>> import tempfile
@@ -99,19 +102,23 @@ def read_openface_pdm(
 
 def _read_model(path: Path, dtype: DTypeLike, outer: tuple[Path, ...]) -> CLNFModel:
     main, detector = _main_and_detector(path)
-    # Before anything else: the usual copy of OpenFace lacks the files of these experts.
-    _refuse_convolutional(detector)
+    # Before anything else: the usual copy of OpenFace lacks the files of CEN experts.
+    for directive in named(detector, "PatchesCEN"):
+        directive.target()
     pdm = read_pdm(only(detector, "PDM").target(), dtype)
     here = (*outer, path.resolve())
     parts = [
         _read_part(directive, pdm, dtype, here)
         for directive in named(main, "LandmarkDetector_part")
     ]
+    experts = _read_experts(detector, pdm, dtype)
     return CLNFModel(
         pdm=pdm,
-        experts=_read_experts(detector, pdm, dtype),
+        experts=experts,
         parts=tuple(parts),
         triangulations=_read_triangles(detector, pdm),
+        early_termination=_read_early_termination(detector, experts, dtype),
+        validator=_read_validator(main, pdm, dtype),
         info=ModelInfo(
             name=path.stem.removeprefix("main_"),
             licence=_find_licence(path),
@@ -131,27 +138,21 @@ def _main_and_detector(path: Path) -> tuple[list[Directive], list[Directive]]:
     return directives, detector
 
 
-def _refuse_convolutional(detector: Sequence[Directive]) -> None:
-    if convolutional := named(detector, "PatchesCEN"):
-        raise convolutional[0].error(
-            "convolutional experts (CE-CLM), which this version does not support",
-            "CCNF or SVR experts; use a CLNF or CLM main file, such as"
-            " main_clnf_general.txt, main_clnf_wild.txt, main_clnf_multi_pie.txt,"
-            " main_clm_general.txt or main_clm_wild.txt",
-        )
-
-
 def _read_experts(
     detector: Sequence[Directive], pdm: PDM, dtype: DTypeLike
 ) -> tuple[PatchExperts, ...]:
-    ccnf = named(detector, "PatchesCCNF")
-    directives = ccnf or named(detector, "PatchesIntensity")
-    if not directives:
+    families = {
+        "PatchesCEN": read_cen,
+        "PatchesCCNF": read_ccnf,
+        "PatchesIntensity": read_svr,
+    }
+    present = [name for name in families if named(detector, name)]
+    if not present:
         raise ModelFileError(
-            f"{detector[0].file}: found no experts, expected PatchesCCNF or"
-            " PatchesIntensity once per scale"
+            f"{detector[0].file}: found no experts, expected one of"
+            f" {', '.join(families)} once per scale"
         )
-    read = read_ccnf if ccnf else read_svr
+    directives, read = named(detector, present[0]), families[present[0]]
     experts = [read(directive.target(), dtype) for directive in directives]
     for directive, scale in zip(directives, experts, strict=True):
         num_landmarks = scale.visibility.shape[1]
@@ -161,6 +162,17 @@ def _read_experts(
                 f"{pdm.num_landmarks}, as in the PDM",
             )
     return tuple(experts)
+
+
+def _read_early_termination(
+    detector: Sequence[Directive], experts: tuple[PatchExperts, ...], dtype: DTypeLike
+) -> EarlyTermination | None:
+    if not isinstance(experts[0], CENExperts) or not named(
+        detector, "EarlyTermination"
+    ):
+        return None
+    file = only(detector, "EarlyTermination").target()
+    return read_early_termination(file, len(experts[0].view_centers), dtype)
 
 
 def _read_triangles(
@@ -177,6 +189,15 @@ def _read_triangles(
             f"a triangle with landmark {largest}", f"less than {pdm.num_landmarks}"
         )
     return triangulations
+
+
+def _read_validator(
+    main: Sequence[Directive], pdm: PDM, dtype: DTypeLike
+) -> Validator | None:
+    if not named(main, "DetectionValidator"):
+        return None
+    file = only(main, "DetectionValidator").target()
+    return read_validator(file, dtype, num_landmarks=pdm.num_landmarks)
 
 
 def _read_part(

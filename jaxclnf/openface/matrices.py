@@ -165,6 +165,14 @@ class BinaryCursor(Cursor):
         self._check_range(what, value, low, high)
         return value
 
+    def reals32(self, what: str, num: int) -> np.ndarray:
+        """The next float32 numbers, finite."""
+        values = self._values(what, num, np.dtype("<f4"))
+        wrong = ~np.isfinite(values)
+        if wrong.any():
+            raise self.error(what, values[wrong][0], "finite numbers")
+        return values.astype(np.float32)
+
     def finish(self) -> None:
         """Makes sure that no bytes follow."""
         self._start = self._next

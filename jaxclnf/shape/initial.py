@@ -158,7 +158,9 @@ def _openface_step(pdm: PDM, target: _Target, state: _Search) -> _Search:
     params = retract(state.params, 0.75 * _gauss_newton(pdm, target, state.params))
     old_modes = dataclasses.replace(params, params_local=state.params.params_local)
     error = _distance(pdm, target, old_modes)
-    num_bad = state.num_bad + (error > 0.999 * state.error).astype(jnp.int32)
+    # Written so that a NaN counts, and ends the search.
+    no_better = ~(error <= 0.999 * state.error)
+    num_bad = state.num_bad + no_better.astype(jnp.int32)
     return _Search(params, error, num_bad, state.num_steps + 1, num_bad >= 3)
 
 

@@ -45,6 +45,37 @@ def solve(
     return scale * cho_solve(cho_factor(scaled, lower=True), scale * vector)
 
 
+def solve_free(
+    matrix: Float[Array, "d d"],
+    vector: Float[Array, " d"],
+    fixed: Float[Array, " d"],
+    free: Bool[Array, " d"],
+) -> Float[Array, " d"]:
+    """Solves for some of the unknowns where the others are known.
+
+    Args:
+        matrix: Symmetric positive definite.
+        vector: Right-hand side; that of the known ones is not looked at.
+        fixed: The known values, 0 where `free`.
+        free: Which are unknown.
+
+    Returns:
+        The solution, with the known values in their places.
+
+    Example:
+        >>> matrix = jnp.asarray([[2.0, 1.0], [1.0, 2.0]])
+        >>> known = jnp.asarray([0.0, 3.0]), jnp.asarray([True, False])
+        >>> x = solve_free(matrix, jnp.asarray([5.0, 0.0]), *known)
+        >>> bool(jnp.allclose(x, jnp.asarray([1.0, 3.0])))
+        True
+    """
+    reduced = jnp.where(
+        free[:, None] & free[None, :], matrix, jnp.diag(jnp.where(free, 0, 1))
+    )
+    pull = vector - jnp.matmul(matrix, fixed, precision="highest")
+    return solve(reduced, jnp.where(free, pull, 0)) + fixed
+
+
 @jax.custom_jvp
 def maximise_in_box(
     matrix: Float[Array, "d d"],
@@ -80,7 +111,7 @@ def maximise_in_box(
         at_lower, at_upper = state.at_lower, state.at_upper
         free = ~(at_lower | at_upper)
         fixed = jnp.where(at_upper, upper, jnp.where(at_lower, lower, 0))
-        x = _solve_free(matrix, vector, fixed, free)
+        x = solve_free(matrix, vector, fixed, free)
         push = vector - jnp.matmul(matrix, x, precision="highest")
         now_lower = jnp.where(free, x < lower, at_lower & (push < 0))
         now_upper = jnp.where(free, x > upper, at_upper & (push > 0))
@@ -100,19 +131,6 @@ def maximise_in_box(
     return jnp.clip(end.x, lower, upper)
 
 
-def _solve_free(
-    matrix: Float[Array, "d d"],
-    vector: Float[Array, " d"],
-    fixed: Float[Array, " d"],
-    free: Bool[Array, " d"],
-) -> Float[Array, " d"]:
-    reduced = jnp.where(
-        free[:, None] & free[None, :], matrix, jnp.diag(jnp.where(free, 0, 1))
-    )
-    pull = vector - jnp.matmul(matrix, fixed, precision="highest")
-    return solve(reduced, jnp.where(free, pull, 0)) + fixed
-
-
 @maximise_in_box.defjvp
 def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     # That of the last solve: the active set does not change along a small move. A loop
@@ -123,4 +141,4 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     at_upper, free = x >= upper, (x > lower) & (x < upper)
     d_fixed = jnp.where(free, 0, jnp.where(at_upper, d_upper, d_lower))
     d_pull = d_vector - jnp.matmul(d_matrix, x, precision="highest")
-    return x, _solve_free(matrix, d_pull, d_fixed, free)
+    return x, solve_free(matrix, d_pull, d_fixed, free)

@@ -6,7 +6,8 @@ from jaxtyping import Array, Bool, Float
 from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.pytree import pytree_dataclass
 from jaxclnf.shape.pdm import PDM, PDMParams, project
-from jaxclnf.solver.kde import log_kde
+from jaxclnf.shape.reference import reference_project
+from jaxclnf.solver.kde import grid_kde, kde_moments, log_kde
 from jaxclnf.solver.options import NURLMSOptions
 
 
@@ -20,6 +21,9 @@ class Evidence:
     """Log kernel density at each landmark; -inf where there is no evidence."""
     mean_shifts: Float[Array, "n 2"]
     """Mean-shift vectors in the image, pixels; 0 where there is no evidence."""
+    covariances: Float[Array, "n 2 2"] | None = None
+    """Covariances of the kernel-weighted maps, pixels of the maps squared; with the
+    second order only."""
 
 
 def landmark_positions(
@@ -51,7 +55,12 @@ def landmark_positions(
 
 
 def evaluate(
-    pdm: PDM, responses: ResponseMaps, params: PDMParams, options: NURLMSOptions
+    pdm: PDM,
+    responses: ResponseMaps,
+    params: PDMParams,
+    options: NURLMSOptions,
+    *,
+    second_order: bool | None = None,
 ) -> Evidence:
     """Looks up the response maps at the shape of some parameters.
 
@@ -59,7 +68,9 @@ def evaluate(
         pdm: The shape model.
         responses: The maps.
         params: Where to evaluate.
-        options: For the bandwidth.
+        options: For the bandwidth, and OpenFace's kernel where its step is used.
+        second_order: Whether to give covariances, under the exact kernel (static); by
+            default where the solver is `newton`.
 
     Returns:
         Shape, log densities and mean shifts in the image frame.
@@ -69,10 +80,20 @@ def evaluate(
         >>> evidence.mean_shifts.shape == (pdm.num_landmarks, 2)
         True
     """
-    shape = project(pdm, params)
+    if second_order is None:
+        second_order = options.solver == "newton"
+    is_openface = options.solver == "openface" and not second_order
+    shape = (reference_project if is_openface else project)(pdm, params)
     sigma = jnp.asarray(options.sigma, shape.dtype)
     positions = landmark_positions(responses, shape)
-    log_densities, shifts = log_kde(responses.maps, positions, sigma)
+    covariances = None
+    if second_order:
+        log_densities, shifts, covariances = kde_moments(
+            responses.maps, positions, sigma
+        )
+    else:
+        kde = grid_kde if is_openface else log_kde
+        log_densities, shifts = kde(responses.maps, positions, sigma)
     visible = responses.visibility
     b = responses.img_from_ref
     shifts = jnp.stack(
@@ -86,6 +107,7 @@ def evaluate(
         shape=shape,
         log_densities=jnp.where(visible, log_densities, -jnp.inf),
         mean_shifts=jnp.where(visible[:, None], shifts, 0),
+        covariances=covariances,
     )
 
 

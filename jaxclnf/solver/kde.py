@@ -94,14 +94,99 @@ def log_kde(
     return log_density, shift
 
 
-def kde_covariance(
+GRID_STEP = 0.1
+"""Spacing of the positions at which OpenFace tabulates its kernel, pixels."""
+
+
+def kernel_sums(
     maps: Float[Array, "n w w"],
     positions: Float[Array, "n 2"],
     sigma: Float[Array, ""],
-) -> Float[Array, "n 2 2"]:
-    """Covariance of the position under the kernel-weighted map.
+) -> Float[Array, "n 3"]:
+    """Sums of `map(u) k(u)`, of these times the column, and times the row.
 
-    It gives the curvature of the log density at hand:
+    Args:
+        maps: Response maps.
+        positions: Where the kernel of each is centred, `(column, row)`.
+        sigma: Kernel bandwidth, pixels of the map.
+
+    Returns:
+        Three sums for each landmark, the kernel 1 at its centre. Far from the window
+        they underflow to 0.
+
+    Example:
+        >>> peak = jnp.zeros((1, 5, 5)).at[0, 1, 4].set(2.0)
+        >>> kernel_sums(peak, jnp.asarray([[4.0, 1.0]]), jnp.asarray(1.5)).tolist()
+        [[2.0, 8.0, 2.0]]
+    """
+    w = maps.shape[-1]
+    grid = jnp.arange(w, dtype=maps.dtype)
+    scale = -0.5 / sigma**2
+    kernel = jnp.exp(scale * (grid[None, None, :] - positions[:, :, None]) ** 2)
+    rows = jnp.sum(maps * kernel[:, None, 0, :], axis=2)
+    rows_x = jnp.sum(maps * (kernel[:, 0, :] * grid[None, :])[:, None, :], axis=2)
+    down = kernel[:, 1, :]
+    return jnp.stack(
+        [
+            jnp.sum(down * rows, axis=1),
+            jnp.sum(down * rows_x, axis=1),
+            jnp.sum(down * grid[None, :] * rows, axis=1),
+        ],
+        axis=-1,
+    )
+
+
+def grid_kde(
+    maps: Float[Array, "n w w"],
+    positions: Float[Array, "n 2"],
+    sigma: Float[Array, ""],
+) -> tuple[Float[Array, " n"], Float[Array, "n 2"]]:
+    """Log density and mean shift as OpenFace takes them from its table.
+
+    Positions are clamped to `[0, w - 0.1]`; the kernel is centred on the nearest of the
+    positions 0, 0.1, 0.2, ..., but the shift is measured from the clamped one.
+
+    Args:
+        maps: Response maps, not negative.
+        positions: Where each landmark is in its map, `(column, row)`.
+        sigma: Kernel bandwidth, pixels of the map.
+
+    Returns:
+        The log densities of the kernel on the grid, -inf for a map of zeros, and the
+        mean shifts `(x, y)` in pixels of the map, 0 there.
+
+    Mirrors:
+        CLNF::NonVectorisedMeanShift_precalc_kde.
+
+    Example:
+        >>> peak = jnp.zeros((1, 5, 5)).at[0, 1, 4].set(1.0)
+        >>> _, shift = grid_kde(peak, jnp.asarray([[7.0, 2.0]]), jnp.asarray(1.5))
+        >>> shift.round(3).tolist()  # from (4.9, 2), the window's edge
+        [[-0.9, -1.0]]
+    """
+    w = maps.shape[-1]
+    step = jnp.asarray(GRID_STEP, maps.dtype)
+    clamped = jnp.clip(positions, 0, jnp.asarray(w - GRID_STEP, maps.dtype))
+    cells = clamped / step
+    # Not floor(cells + 0.5): the sum would round.
+    whole = jnp.floor(cells)
+    nearest = whole + (cells - whole >= 0.5).astype(maps.dtype)
+    sums = kernel_sums(maps, nearest * step, sigma)
+    empty = sums[:, 0] == 0
+    total = jnp.where(empty, 1, sums[:, 0])
+    shift = jnp.where(empty[:, None], 0, sums[:, 1:] / total[:, None] - clamped)
+    return jnp.where(empty, -jnp.inf, jnp.log(total)), shift
+
+
+def kde_moments(
+    maps: Float[Array, "n w w"],
+    positions: Float[Array, "n 2"],
+    sigma: Float[Array, ""],
+) -> tuple[Float[Array, " n"], Float[Array, "n 2"], Float[Array, "n 2 2"]]:
+    """Log density, mean shift and covariance of each landmark, all in one pass.
+
+    The covariance is that of the position under the kernel-weighted map. It gives the
+    curvature of the log density at hand:
     `hessian(log density) = (covariance / sigma^2 - I) / sigma^2`.
 
     Args:
@@ -110,19 +195,36 @@ def kde_covariance(
         sigma: Kernel bandwidth, pixels of the map.
 
     Returns:
-        One matrix per landmark, pixels of the map squared; 0 for a map of zeros.
+        The first two as `log_kde` has them; one covariance per landmark, pixels of the
+        map squared, 0 for a map of zeros.
 
     Example:
         >>> flat = jnp.ones((1, 41, 41))
         >>> centre = jnp.asarray([[20.0, 20.0]])
-        >>> covariance = kde_covariance(flat, centre, jnp.asarray(2.0))
+        >>> _, shift, covariance = kde_moments(flat, centre, jnp.asarray(2.0))
         >>> bool(jnp.allclose(covariance[0], 4 * jnp.eye(2), atol=1e-3))
         True
     """
-    weights, _ = kernel_weights(maps, positions, sigma)
-    features = _grid_features(maps.shape[-1], maps.dtype)
+    weights, largest = kernel_weights(maps, positions, sigma)
+    w = maps.shape[-1]
+    features = _grid_features(w, maps.dtype)
     total = jnp.sum(weights, axis=1)
-    share = weights / jnp.where(total == 0, 1, total)[:, None]
+    empty = total == 0
+    share = weights / jnp.where(empty, 1, total)[:, None]
     mean = jnp.matmul(share, features[:, 1:], precision="highest")
+    # Squares around the mean, not the mean of squares: float32 would lose digits.
     centred = features[None, :, 1:] - mean[:, None, :]
-    return jnp.einsum("np,npa,npb->nab", share, centred, centred, precision="highest")
+    across, down = centred[..., 0], centred[..., 1]
+    mixed = jnp.sum(share * across * down, axis=1)
+    covariance = jnp.stack(
+        [
+            jnp.stack([jnp.sum(share * across**2, axis=1), mixed], axis=-1),
+            jnp.stack([mixed, jnp.sum(share * down**2, axis=1)], axis=-1),
+        ],
+        axis=-2,
+    )
+    log_density = jnp.where(
+        empty, -jnp.inf, jnp.log(jnp.where(empty, 1, total)) + largest
+    )
+    shift = jnp.where(empty[:, None], 0, mean - (positions - (w - 1) / 2))
+    return log_density, shift, covariance

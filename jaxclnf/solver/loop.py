@@ -9,11 +9,13 @@ from jaxtyping import Array, Bool
 
 from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp
+from jaxclnf.solver.certificate import gradient_norm
 from jaxclnf.solver.evidence import evaluate, has_evidence
+from jaxclnf.solver.newton import first_trust_region
 from jaxclnf.solver.objective import objective_terms
 from jaxclnf.solver.options import NURLMSOptions
-from jaxclnf.solver.state import NURLMSState
-from jaxclnf.solver.steps import STEPS, gradient_norm, select
+from jaxclnf.solver.state import NURLMSState, select
+from jaxclnf.solver.steps import STEPS
 from jaxclnf.status import Status
 
 
@@ -31,7 +33,8 @@ def nu_rlms_init(
     Args:
         pdm: The shape model.
         responses: The maps of this scale.
-        params: Where to start; outside the mode bounds it is clamped.
+        params: Where to start; outside the mode bounds it is clamped, but not by
+            `openface`.
         options: The phase's options.
         rigid: Move the pose only.
 
@@ -49,7 +52,7 @@ def nu_rlms_init(
     """
     if options.max_steps < 1:
         raise ValueError(f"max_steps is {options.max_steps}; expected 1 or more")
-    if not rigid:
+    if not rigid and options.solver != "openface":  # which clips after steps alone
         params = clamp(pdm, params, options.n_sigmas)
     evidence = evaluate(pdm, responses, params, options)
     dtype = evidence.shape.dtype
@@ -61,15 +64,21 @@ def nu_rlms_init(
         ),
         Status.NONFINITE,
     )
+    trust = None
+    if options.solver == "newton":
+        here = (pdm, responses, params, evidence, options)
+        trust = first_trust_region(*here, rigid=rigid)
     return NURLMSState(
         params=params,
         evidence=evidence,
         objective=value,
         gradient_norm=gradient_norm(pdm, responses, params, evidence, options, rigid),
         shape_delta=jnp.full((), jnp.inf, dtype),
+        previous_shape=evidence.shape,
         step_factor=jnp.ones((), dtype),
         num_steps=jnp.zeros((), jnp.int32),
         status=status.astype(jnp.int32),
+        trust=trust,
     )
 
 
@@ -202,9 +211,9 @@ def nu_rlms_with_trace(
         rigid: Move the pose only.
 
     Returns:
-        The last state, exactly that of `nu_rlms`; all states with a leading axis of
-        `max_steps + 1` slots, the start in slot 0, the last state repeated after the
-        end; and which slots hold a state of their own.
+        The last state, that of `nu_rlms` (to the last bit with `em`); all states with a
+        leading axis of `max_steps + 1` slots, the start in slot 0, the last state
+        repeated after the end; and which slots hold a state of their own.
 
     Example:
         >>> last, states, valid = nu_rlms_with_trace(

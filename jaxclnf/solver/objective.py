@@ -21,13 +21,7 @@ from jaxclnf.shape.pdm import (
     rigid_jacobian,
     shape_3d,
 )
-from jaxclnf.solver.evidence import (
-    Evidence,
-    evaluate,
-    landmark_positions,
-    landmark_weights,
-)
-from jaxclnf.solver.kde import kde_covariance
+from jaxclnf.solver.evidence import Evidence, evaluate, landmark_weights
 from jaxclnf.solver.options import NURLMSOptions
 
 
@@ -299,23 +293,74 @@ def curvature(
         >>> bool(jnp.allclose(automatic, analytic, rtol=1e-6, atol=1e-4))
         True
     """
-    columns = phase_jacobian(pdm, params, rigid)
-    weights = landmark_weights(responses, options)
-    evidence = evaluate(pdm, responses, params, options)
-    sigma = jnp.asarray(options.sigma, weights.dtype)
-    covariance = kde_covariance(
-        responses.maps, landmark_positions(responses, evidence.shape), sigma
+    evidence = evaluate(pdm, responses, params, options, second_order=True)
+    return curvature_from(
+        pdm,
+        responses,
+        params,
+        phase_jacobian(pdm, params, rigid),
+        landmark_weights(responses, options),
+        evidence,
+        prior_precision(pdm, options, rigid),
+        options,
     )
+
+
+def curvature_from(
+    pdm: PDM,
+    responses: ResponseMaps,
+    params: PDMParams,
+    columns: Float[Array, "n 2 d"],
+    weights: Float[Array, " n"],
+    evidence: Evidence,
+    precision: Float[Array, " d"],
+    options: NURLMSOptions,
+) -> Float[Array, "d d"]:
+    """`curvature` from its ingredients.
+
+    Args:
+        pdm: The shape model.
+        responses: For the frames.
+        params: Where everything was evaluated.
+        columns: The Jacobian.
+        weights: Weight of each landmark.
+        evidence: What `evaluate` found there, with covariances.
+        precision: Diagonal of the prior's curvature.
+        options: For the bandwidth.
+
+    Returns:
+        The exact negative Hessian of F along `retract`.
+
+    Raises:
+        ValueError: The evidence has no covariances.
+
+    Example:
+        >>> options = NURLMSOptions(solver="newton")
+        >>> evidence = evaluate(pdm, responses, params, options)
+        >>> weights = jnp.ones(pdm.num_landmarks)
+        >>> columns, none = rigid_jacobian(pdm, params), jnp.zeros(6)
+        >>> curvature_from(pdm, responses, params, columns, weights, evidence, none,
+        ...     options).shape
+        (6, 6)
+    """
+    if evidence.covariances is None:
+        raise ValueError("the evidence has no covariances; expected second_order=True")
+    sigma = jnp.asarray(options.sigma, weights.dtype)
     a, b = responses.ref_from_img, responses.img_from_ref
-    in_image = jnp.einsum("ij,njk,kl->nil", b, covariance, a, precision="highest")
+    in_image = jnp.einsum(
+        "ij,njk,kl->nil", b, evidence.covariances, a, precision="highest"
+    )
     metric = jnp.eye(2, dtype=sigma.dtype)[None] - in_image / sigma**2
-    data = jnp.einsum(
-        "nad,n,nab,nbe->de", columns, weights, metric, columns, precision="highest"
+    # `a` is a similarity, so the metric is symmetric; what rounding leaves is not kept.
+    weighted = 0.5 * weights[:, None, None] * (metric + jnp.swapaxes(metric, 1, 2))
+    size = columns.shape[-1]
+    pulled = jnp.einsum("nab,nbe->nae", weighted, columns, precision="highest")
+    data = jnp.matmul(
+        columns.reshape(-1, size).T, pulled.reshape(-1, size), precision="highest"
     )
     bend = _second_order(pdm, params, weights[:, None] * evidence.mean_shifts)
-    size = columns.shape[-1]
-    prior = jnp.diag(prior_precision(pdm, options, rigid))
-    return data + prior - bend[:size, :size]
+    curved = data + jnp.diag(precision) - bend[:size, :size]
+    return 0.5 * (curved + curved.T)
 
 
 def _second_order(

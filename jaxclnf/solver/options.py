@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from jaxclnf.pytree import pytree_dataclass, static
 
-SolverName = Literal["em"]
+SolverName = Literal["newton", "em", "openface"]
 """The steps there are; see `jaxclnf.solver.steps`."""
 
 
@@ -14,7 +14,7 @@ SolverName = Literal["em"]
 class NURLMSOptions:
     """Options of one NU-RLMS phase (rigid or non-rigid)."""
 
-    solver: SolverName = static(default="em")
+    solver: SolverName = static(default="newton")
     """Which step is taken."""
     max_steps: int = static(default=300)
     """Step limit, at least 1."""
@@ -27,6 +27,6 @@ class NURLMSOptions:
     it is 0, as in the reference, or less."""
     shape_tol: Float[Array, ""] | float = 0.005
     """Stop when a step moves the whole shape (Euclidean norm of the 2n-vector) by less
-    than this, image pixels."""
+    than this, image pixels; `newton` also asks it of the distance to the optimum."""
     n_sigmas: Float[Array, ""] | float = 3.0
     """Bound of the mode weights, standard deviations."""

@@ -16,6 +16,7 @@ from jaxclnf.openface.matrices import read_text
 from jaxclnf.openface.pdm_file import read_pdm
 from jaxclnf.shape.pdm import PDM
 from jaxclnf.storage.npz import read_model
+from jaxclnf.storage.openface_cache import conversions, find_conversion
 
 DEFAULT_MODEL = "default"
 """Name of the model that comes with the package."""
@@ -32,8 +33,9 @@ def load_model(
 
     Args:
         path: Our own model file (`.npz`), a main or detector file of OpenFace
-            (`main_clnf_general.txt`), or the bare name of an embedded model; `None` for
-            the default one.
+            (`main_clnf_general.txt`), or the bare name of an embedded model or of one
+            that `jaxclnf models --convert` converted (`clnf_general`); `None` for the
+            default one.
         dtype: Floating type of the arrays; float64 needs JAX's x64 mode.
 
     Returns:
@@ -92,13 +94,27 @@ def load_pdm(
     return read_openface_pdm(file, dtype)
 
 
+def embedded_models() -> dict[str, Path]:
+    """The models that come with the package.
+
+    Returns:
+        Their files by name.
+
+    Example:
+        >>> embedded_models()["default"].name
+        'default.npz'
+    """
+    files = [file for folder in _MODEL_FOLDERS for file in sorted(folder.glob("*.npz"))]
+    return {file.stem: file for file in reversed(files)}
+
+
 def _find(path: str | os.PathLike[str] | None) -> Path:
     """The file meant by a path or a bare name."""
     name = DEFAULT_MODEL if path is None else os.fspath(path)
     file = Path(name)
     is_bare = name == file.name and not file.suffix
     if is_bare and not file.is_file():
-        return _find_embedded(name)
+        return _find_named(name)
     if file.is_file() and file.suffix.lower() not in (".npz", ".txt"):
         raise ModelFileError(
             f"{file}: found suffix {file.suffix!r}, expected '.npz' (our own model"
@@ -107,11 +123,11 @@ def _find(path: str | os.PathLike[str] | None) -> Path:
     return file
 
 
-def _find_embedded(name: str) -> Path:
-    for folder in _MODEL_FOLDERS:
-        file = folder / f"{name}.npz"
-        if file.is_file():
-            return file
+def _find_named(name: str) -> Path:
+    """The file of an embedded model or, failing that, of a converted one."""
+    embedded = embedded_models()
+    if file := embedded.get(name) or find_conversion(name):
+        return file
     how = (
         "pass a main file of OpenFace, such as main_clnf_general.txt, or a model file"
         " (.npz): load_model(PATH), or --model PATH on the command line"
@@ -122,10 +138,11 @@ def _find_embedded(name: str) -> Path:
             f"found no {name}.npz in {folders}, expected the embedded model, which is"
             f" part of jaxclnf: install jaxclnf again, or {how}"
         )
-    names = sorted({f.stem for d in _MODEL_FOLDERS for f in d.glob("*.npz")})
+    converted = sorted({c.name for c in conversions() if c.is_current})
     raise ModelFileError(
-        f"found no embedded model named {name!r}, expected one of {names} or a file; "
-        + how
+        f"found no model named {name!r}, expected an embedded one: {sorted(embedded)},"
+        f" one converted from OpenFace: {converted}, or a file; {how};"
+        " `jaxclnf models` shows and converts what there is of OpenFace's"
     )
 
 

@@ -23,8 +23,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxclnf.errors import MAX_FILE_BYTES, ModelFileError, read_bytes
-from jaxclnf.experts.types import CCNFExperts, SVRExperts
-from jaxclnf.fitting.model import BoxCalibration, CLNFModel, CLNFPart, ModelInfo
+from jaxclnf.experts.types import CCNFExperts, CENExperts, CENLayer, SVRExperts
+from jaxclnf.fitting.model import (
+    BoxCalibration,
+    CLNFModel,
+    CLNFPart,
+    EarlyTermination,
+    ModelInfo,
+)
+from jaxclnf.fitting.validate import (
+    Convolution,
+    FullyConnected,
+    MaxPooling,
+    ReLU,
+    Sigmoid,
+    Validator,
+)
+from jaxclnf.fitting.warp import FaceWarp
 from jaxclnf.shape.pdm import PDM
 
 FORMAT = "jaxclnf-model"
@@ -40,6 +55,16 @@ _TYPES = {
     "pdm": PDM,
     "ccnf": CCNFExperts,
     "svr": SVRExperts,
+    "cen": CENExperts,
+    "cen_layer": CENLayer,
+    "early_termination": EarlyTermination,
+    "validator": Validator,
+    "face_warp": FaceWarp,
+    "convolution": Convolution,
+    "fully_connected": FullyConnected,
+    "max_pooling": MaxPooling,
+    "relu": ReLU,
+    "sigmoid": Sigmoid,
 }
 _TYPE_NAMES = {cls: name for name, cls in _TYPES.items()}
 _DERIVED: dict[type, tuple[str, ...]] = {CCNFExperts: ("sigma",)}

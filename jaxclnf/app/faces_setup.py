@@ -1,0 +1,316 @@
+"""What `jaxclnf fit` and `jaxclnf track` share: options, model, detector, camera.
+
+Both commands find faces, fit them and write OpenFace's columns, so they take the same
+arguments for it and make the same things of them; `face_rows` makes the rows.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from jaxtyping import Float64, UInt8
+
+from jaxclnf.app.errors import ArgumentError
+from jaxclnf.app.face_rows import Dialect, has_eyes
+from jaxclnf.detect.haar import detect_faces
+from jaxclnf.detect.mtcnn import detect_faces_mtcnn
+from jaxclnf.detect.mtcnn_network import PNET_SIDE
+from jaxclnf.experts.types import CENExperts
+from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.pose import Camera
+from jaxclnf.openface.csv_table import OpenFaceColumns
+from jaxclnf.openface.mtcnn_file import LIST_FOLDER, LIST_NAME, load_mtcnn
+from jaxclnf.openface.release import find_model_folder, read_release, standard_folder
+from jaxclnf.storage.load import DEFAULT_MODEL, load_model
+
+FaceDetector = Callable[
+    [UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]], Float64[np.ndarray, "b 4"]
+]
+"""From a picture in colour (blue, green, red) and in grey to boxes of faces."""
+
+_HAAR_MIN_FACE, _MTCNN_MIN_FACE = 50, 60
+_MAX_DECIMALS = 17
+# What OpenFace multiplies its numbers with for convolutional experts.
+_CEN_SIGMA, _CEN_REG_FACTOR = 1.5, 0.9
+
+_PRESET = "(default: the preset's)"
+_Number = Annotated[
+    float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_PRESET)
+]
+_Integer = Annotated[
+    int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_PRESET)
+]
+_Pixels = Annotated[
+    float | None,
+    tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: a usual webcam's)"),
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FaceSetup:
+    """Arguments about faces, for a command to inherit."""
+
+    model: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="MODEL", help_behavior_hint="(default: the embedded model)"
+        ),
+    ] = DEFAULT_MODEL
+    """An OpenFace main file, an .npz file of jaxclnf,
+    the name of an embedded model, or that of a converted
+    one of OpenFace's: see jaxclnf models."""
+    dialect: Dialect = "converged"
+    """converged: fits go on until the landmarks rest;
+    openface: OpenFace's numbers, five steps a phase."""
+    wild: bool = False
+    """Preset for difficult photographs: larger windows,
+    landmarks weighted by confidence."""
+    starts: Annotated[
+        Literal[1, 3, 11] | None,
+        tyro.conf.arg(metavar="{1,3,11}", help_behavior_hint=_PRESET),
+    ] = None
+    """Poses to start from: 1, frontal; 3, a little turned
+    to either side too; 11, farther and tilted ones too."""
+    parts: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
+    """Leave out the model's parts: eyes and inner face."""
+    detector: Literal["auto", "haar", "mtcnn"] = "auto"
+    """How faces are found. haar: frontal ones, with
+    OpenCV's cascade; mtcnn: turned ones too, with the
+    networks of an OpenFace installation; auto: mtcnn in
+    the openface dialect where there are networks, or with
+    --mtcnn; else haar."""
+    mtcnn: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: found)"),
+    ] = None
+    """MTCNN_detector.txt or its folder. Else it is looked
+    for in mtcnn_detector/ beside the model's main file
+    and among OpenFace's installed models."""
+    min_face: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 50; mtcnn: 60)"),
+    ] = None
+    """Smallest face that is looked for, pixels."""
+    window_sizes: Annotated[
+        tuple[int, ...] | None,
+        tyro.conf.arg(metavar="INT...", help_behavior_hint=_PRESET),
+    ] = None
+    """Side of the response maps at each scale, odd; 0 skips the scale."""
+    max_steps: _Integer = None
+    """Step limit of each phase."""
+    sigma: _Number = None
+    """Bandwidth of the kernel density estimate, reference pixels."""
+    reg_factor: _Number = None
+    """Weight of the shape prior, px^2."""
+    weight_factor: _Number = None
+    """Weight of each landmark per unit of its expert's confidence; 0: all weigh 1."""
+    fx: _Pixels = None
+    """Focal length of the camera along x, pixels."""
+    fy: _Pixels = None
+    """The same along y."""
+    cx: _Pixels = None
+    """Optical centre of the camera, x, pixels."""
+    cy: _Pixels = None
+    """The same, y."""
+    columns_2d: bool = False
+    """Landmarks in pixels in the table. Without any of
+    these --columns all are there, but those of the eyes
+    only where the model has eyes."""
+    columns_3d: bool = False
+    """Landmarks in millimetres, in the camera's frame."""
+    columns_pdm: bool = False
+    """Parameters of the shape model."""
+    columns_pose: bool = False
+    """Position and angles of the head."""
+    columns_gaze: bool = False
+    """Landmarks of the eyes, and gaze, which is not
+    estimated and therefore 0."""
+    precision: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="INT", help_behavior_hint="(default: OpenFace's)"),
+    ] = None
+    """Decimals of the numbers in the table."""
+
+    def check(self) -> None:
+        """Looks at the arguments alone, before anything takes time.
+
+        Raises:
+            ArgumentError: A number is out of its range, or arguments contradict each
+                other.
+        """
+        _check_window_sizes(self.window_sizes)
+        for name, low, is_allowed in (
+            ("min_face", "1 or more", lambda x: x >= 1),
+            ("max_steps", "1 or more", lambda x: x >= 1),
+            ("sigma", "above 0", lambda x: x > 0),
+            ("reg_factor", "0 or more", lambda x: x >= 0),
+            ("weight_factor", "0 or more", lambda x: x >= 0),
+            ("fx", "above 0", lambda x: x > 0),
+            ("fy", "above 0", lambda x: x > 0),
+            ("cx", "finite", lambda x: True),
+            ("cy", "finite", lambda x: True),
+            ("precision", f"0 to {_MAX_DECIMALS}", lambda x: 0 <= x <= _MAX_DECIMALS),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and is_allowed(value)):
+                flag = name.replace("_", "-")
+                raise ArgumentError(f"--{flag} {value}: must be a number, {low}")
+        for one, other in (("fx", "fy"), ("cx", "cy")):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise ArgumentError(
+                    f"--{one} and --{other}: belong together, give both"
+                )
+        if self.detector == "haar" and self.mtcnn is not None:
+            raise ArgumentError("--mtcnn: has no use with --detector haar")
+
+    def fit_options(self, model: CLNFModel | None = None) -> FitOptions:
+        """The preset with what was asked for instead.
+
+        Args:
+            model: The model; in the openface dialect convolutional experts have numbers
+                of their own.
+
+        Returns:
+            The options of a fit that starts from a box.
+
+        Raises:
+            ArgumentError: As `check`.
+        """
+        self.check()
+        preset = self._preset(model is not None and _has_cen(model))
+        names = ("window_sizes", "max_steps", "sigma", "reg_factor", "weight_factor")
+        asked = {name: getattr(self, name) for name in (*names, "starts")}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        return dataclasses.replace(preset, use_parts=self.parts, **asked)
+
+    def _preset(self, is_cen: bool) -> FitOptions:
+        if self.dialect == "converged":
+            return FitOptions.wild() if self.wild else FitOptions()
+        if not self.wild:
+            return FitOptions.openface_cen() if is_cen else FitOptions.openface()
+        wild = FitOptions.openface_wild()
+        if not is_cen:
+            return wild
+        return dataclasses.replace(
+            wild,
+            sigma=_CEN_SIGMA * wild.sigma,
+            reg_factor=_CEN_REG_FACTOR * wild.reg_factor,
+        )
+
+    def load(self) -> CLNFModel:
+        """The model, prepared for `fit_options`.
+
+        Raises:
+            ModelFileError: There is no such model, or its files cannot be used.
+        """
+        model = load_model(self.model)
+        return model.prepared(self.fit_options(model).window_sizes)
+
+    def face_detector(self, model: CLNFModel) -> FaceDetector:
+        """What finds faces for a model.
+
+        Args:
+            model: The model, whose box calibration the cascade needs.
+
+        Returns:
+            A function from a picture, in colour and in grey, to boxes that are tight
+            around the landmarks; no rows where no face is found.
+
+        Raises:
+            ArgumentError: There are no networks, or the smallest face is too small for
+                them.
+            ModelFileError: The networks cannot be used.
+        """
+        place = self._find_mtcnn()
+        if place is None:
+            min_size = _HAAR_MIN_FACE if self.min_face is None else self.min_face
+            calibration = model.box_calibration
+            return lambda bgr, grey: detect_faces(
+                grey, calibration=calibration, min_size=min_size
+            )
+        min_size = _MTCNN_MIN_FACE if self.min_face is None else self.min_face
+        if min_size < PNET_SIDE:
+            raise ArgumentError(
+                f"--min-face {min_size}: must be {PNET_SIDE} or more with mtcnn"
+            )
+        networks = load_mtcnn(place)
+        return lambda bgr, grey: detect_faces_mtcnn(networks, bgr, min_size=min_size)[0]
+
+    def _find_mtcnn(self) -> Path | None:
+        """Where the networks are; `None` if they are not to be used."""
+        if self.mtcnn is not None:
+            return self.mtcnn
+        if self.detector == "haar":
+            return None
+        if self.detector == "auto" and self.dialect == "converged":
+            return None
+        release = read_release()
+        base = standard_folder(release.version)
+        places = [(find_model_folder(base, release) or base) / LIST_FOLDER]
+        if Path(self.model).is_file():
+            places.insert(0, Path(self.model).parent / LIST_FOLDER)
+        for place in places:
+            if (place / LIST_NAME).is_file():
+                return place
+        if self.detector == "auto":
+            return None
+        raise ArgumentError(
+            f"--detector mtcnn: found no {LIST_NAME} in"
+            f" {' or '.join(map(str, places))}; --mtcnn PATH names another place"
+        )
+
+    def camera(self, height: int, width: int) -> Camera:
+        """The camera of a picture of some size, pixels; guessed where not given."""
+        return Camera.for_image(
+            height, width, fx=self.fx, fy=self.fy, cx=self.cx, cy=self.cy
+        )
+
+    def columns(
+        self, model: CLNFModel, form: Literal["photo", "video"]
+    ) -> OpenFaceColumns:
+        """The columns of a table.
+
+        Args:
+            model: The model, which sets the numbers of landmarks and modes, and whether
+                there are landmarks of the eyes.
+            form: `photo` or `video`, as in `OpenFaceColumns`.
+
+        Returns:
+            The columns asked for, or all, as in OpenFace.
+        """
+        asked = (
+            *(self.columns_2d, self.columns_3d, self.columns_pdm),
+            *(self.columns_pose, self.columns_gaze),
+        )
+        every = not any(asked)
+        return OpenFaceColumns(
+            form=form,
+            gaze=self.columns_gaze or (every and self.parts and has_eyes(model)),
+            pose=self.columns_pose or every,
+            landmarks_2d=self.columns_2d or every,
+            landmarks_3d=self.columns_3d or every,
+            pdm_params=self.columns_pdm or every,
+            num_landmarks=model.pdm.num_landmarks,
+            num_modes=model.pdm.num_modes,
+            precision=self.precision,
+        )
+
+
+def _check_window_sizes(sizes: tuple[int, ...] | None) -> None:
+    if sizes is not None and (
+        not any(sizes) or any(size < 0 or (size and size % 2 == 0) for size in sizes)
+    ):
+        text = " ".join(map(str, sizes)) or "(none)"
+        raise ArgumentError(
+            f"--window-sizes {text}: must be odd numbers, or 0 to skip a scale, and not"
+            " all 0"
+        )
+
+
+def _has_cen(model: CLNFModel) -> bool:
+    return any(isinstance(experts, CENExperts) for experts in model.experts)

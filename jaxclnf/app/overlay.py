@@ -1,0 +1,157 @@
+"""Videos with landmarks drawn in."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxclnf.app.drawing import PARTS_68
+from jaxclnf.app.errors import MediaError
+
+OVERLAY_SUFFIX = ".avi"
+"""A container that every build of OpenCV can write, with Motion JPEG in it."""
+
+_GOOD, _FAILED, _DARK, _LIGHT = (
+    (110, 230, 90),
+    (70, 70, 255),
+    (20, 20, 20),
+    (245, 245, 245),
+)  # blue, green, red
+_SHIFT = 4
+"""Fractional bits of the coordinates handed to OpenCV."""
+
+
+class DrawnFace(NamedTuple):
+    """A face to draw."""
+
+    face_id: int
+    """Its number."""
+    landmarks: Float[np.ndarray, "n 2"]
+    """Landmarks, pixels."""
+    success: bool
+    """Whether they are to be trusted: green, else red."""
+
+
+def draw_tracked(
+    bgr: UInt8[np.ndarray, "h w 3"], faces: Sequence[DrawnFace]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws faces over a frame.
+
+    Args:
+        bgr: The frame; left as it is.
+        faces: The faces. Landmarks that are not finite are left out.
+
+    Returns:
+        A new picture of the same size.
+
+    Example:
+        >>> face = DrawnFace(0, np.full((1, 2), 30.0), True)
+        >>> draw_tracked(np.zeros((40, 40, 3), np.uint8), [face])[30, 30].tolist()
+        [245, 245, 245]
+    """
+    canvas = bgr.copy()
+    limit = 4 * max(canvas.shape[:2])
+    for face in faces:
+        known = np.logical_and(*np.isfinite(face.landmarks).T)
+        if not known.any():
+            continue
+        points = np.clip(face.landmarks, -limit, limit)
+        size = float(np.ptp(points[known], axis=0).max())
+        thickness = max(1, round(size / 150))
+        color = _GOOD if face.success else _FAILED
+        fixed = np.round(np.where(known[:, None], points, 0) * 2**_SHIFT)
+        fixed = fixed.astype(np.int32)
+        if len(points) == 68 and known.all():
+            for ink, extra in ((_DARK, 2), (color, 0)):
+                for part, closed in PARTS_68.values():
+                    line = [fixed[list(part)]]
+                    cv2.polylines(
+                        canvas,
+                        line,
+                        closed,
+                        ink,
+                        thickness + extra,
+                        cv2.LINE_AA,
+                        _SHIFT,
+                    )
+        for x, y in fixed[known].tolist():
+            radius = round(max(1.0, size / 120) * 2**_SHIFT)
+            cv2.circle(canvas, (x, y), radius, _LIGHT, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+        left, top = np.round(points[known].min(axis=0)).astype(int).tolist()
+        place = (left, max(12, top - 6))
+        for ink, extra in ((_DARK, 2), (color, 0)):
+            cv2.putText(
+                canvas,
+                str(face.face_id),
+                place,
+                cv2.FONT_HERSHEY_SIMPLEX,
+                0.5,
+                ink,
+                1 + extra,
+                cv2.LINE_AA,
+            )
+    return canvas
+
+
+class OverlayWriter:
+    """Writes a video whole or not at all; to be used in a `with` statement.
+
+    Frames go to a temporary file beside it, which takes its name at the end, unless
+    that was reached by an exception.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        """Begins with nothing; the first frame sets the size."""
+        self.path, self.fps = path, fps
+        self._partial = path.with_name(
+            f".jaxclnf-{uuid.uuid4().hex}.part{OVERLAY_SUFFIX}"
+        )
+        self._writer: cv2.VideoWriter | None = None
+
+    def __enter__(self) -> "OverlayWriter":
+        """Returns itself."""
+        return self
+
+    def write(self, bgr: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Adds a frame.
+
+        Args:
+            bgr: The frame, of the size of the first.
+
+        Raises:
+            MediaError: The file cannot be written.
+        """
+        if self._writer is None:
+            height, width = bgr.shape[:2]
+            code = cv2.VideoWriter.fourcc(*"MJPG")
+            writer = cv2.VideoWriter(
+                str(self._partial),
+                code,
+                self.fps,
+                (width, height),
+            )
+            if not writer.isOpened():
+                raise MediaError(f"{self.path}: the video cannot be written")
+            self._writer = writer
+        self._writer.write(bgr)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Ends the file, and gives it its name if all went well."""
+        try:
+            if self._writer is not None:
+                self._writer.release()
+                if kind is None:
+                    os.replace(self._partial, self.path)
+        except OSError as error:
+            raise MediaError(
+                f"{self.path}: cannot be written ({error.strerror})"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                self._partial.unlink(missing_ok=True)

@@ -1,0 +1,280 @@
+"""`jaxclnf track`: a face, or all faces, followed through videos."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from jaxclnf.app.errors import ArgumentError, MediaError
+from jaxclnf.app.face_rows import openface_row
+from jaxclnf.app.faces_setup import FaceDetector, FaceSetup
+from jaxclnf.app.fit import output_names
+from jaxclnf.app.many_faces import ManyFaces, ManyOptions, frame_work, track_faces
+from jaxclnf.app.media import make_folder
+from jaxclnf.app.overlay import OVERLAY_SUFFIX, DrawnFace, OverlayWriter, draw_tracked
+from jaxclnf.app.tables import write_openface_rows
+from jaxclnf.app.video import Frame, Video, frames_of, open_video
+from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.options import OPENFACE_TRACKING_WINDOW_SIZES
+from jaxclnf.fitting.result import FitResult
+from jaxclnf.fitting.track import track_frame
+from jaxclnf.fitting.track_options import TrackOptions
+from jaxclnf.fitting.track_state import TrackerState, start_tracking
+from jaxclnf.openface.csv_table import OpenFaceRow
+
+_PROGRESS_EVERY = 50
+_NOBODY = -1
+"""`face_id` of the row of a frame without faces, where there may be several."""
+
+_Seen = list[tuple[int, FitResult]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrackCommand(FaceSetup):
+    """Follows faces through videos.
+
+    For each video the output folder gets NAME.csv, a table in the columns of OpenFace's
+    FeatureExtraction with one row per frame, or with --multi one per frame and face. A
+    frame without a face, or whose fit is not to be trusted, has success 0. Where a
+    name is taken it gets a number: NAME_2. A video that cannot be used is reported; of
+    one that is damaged the rows so far are kept; in both cases the others go on and the
+    exit code is 1. OpenFace's own options (-f, -out_dir, -mloc, ...) are understood
+    too.
+    """
+
+    videos: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        tyro.conf.arg(metavar="VIDEO...", help_behavior_hint=""),
+    ]
+    """Videos, or folders whose .jpg, .jpeg, .png and .bmp
+    files are the frames of one video, by name."""
+    multi: bool = False
+    """Follow all faces, each with a number of its own,
+    instead of the most certain one."""
+    detect_every: int = ManyOptions.detect_every
+    """With --multi: frames from one search for new faces to
+    the next."""
+    template: bool = False
+    """Begin each frame where the last one's grey values are
+    found again, for faces that move fast."""
+    fps: Annotated[
+        float | None,
+        tyro.conf.arg(
+            metavar="FLOAT", help_behavior_hint="(default: the video's; else 30)"
+        ),
+    ] = None
+    """Frames per second, for the column timestamp."""
+    overlay: bool = False
+    """Write NAME.avi too, the video with the landmarks
+    drawn in."""
+    out: Path = Path("jaxclnf-out")
+    """Folder for the results."""
+    name: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the video's)"),
+    ] = None
+    """Name of the results of one video."""
+
+    def track_options(self, model: CLNFModel | None = None) -> TrackOptions:
+        """The preset with what was asked for instead.
+
+        Args:
+            model: The model, as for `fit_options`.
+
+        Returns:
+            The options. `--window-sizes` is for first fits.
+
+        Raises:
+            ArgumentError: As `check`.
+        """
+        first = self.fit_options(model)
+        if self.starts is None and self.dialect == "openface":
+            first = dataclasses.replace(first, starts=11)
+        preset = TrackOptions.wild() if self.wild else TrackOptions()
+        windows = preset.follow.window_sizes
+        if self.dialect == "openface":
+            windows = OPENFACE_TRACKING_WINDOW_SIZES
+        if model is not None and not any(windows[: len(model.experts)]):
+            windows = first.window_sizes  # the model has one scale only
+        return TrackOptions(
+            first=first,
+            follow=dataclasses.replace(first, starts=1, window_sizes=windows),
+            use_template=self.template,
+            trust_first=self.dialect == "openface",
+        )
+
+    def run(self) -> int:
+        """Follows faces through all videos.
+
+        Returns:
+            The exit code: 1 if a video could not be read to its end or its results not
+            written, else 0.
+
+        Raises:
+            ArgumentError, MediaError, ModelFileError: Nothing was done, because of the
+                arguments, the output folder or the model.
+        """
+        self.check()
+        self._check_own()
+        model = self.load()
+        options = self.track_options(model)
+        model = model.prepared(*options.window_sizes)
+        work = _Work(self, model, options, self.face_detector(model))
+        out = make_folder(self.out)
+        named = list(self.videos) if self.name is None else [Path(f"{self.name}.csv")]
+        used = [*self.videos, *filter(None, (self.model, self.mtcnn))]
+        names = _names(named, out, used, self.overlay)
+        all_done = True
+        for path, name in zip(self.videos, names, strict=True):
+            try:
+                video = open_video(path, fps=self.fps)
+                work.track_video(video, out / name)
+            except MediaError as error:
+                all_done = False
+                print(f"jaxclnf: {error}", file=sys.stderr)
+        return 0 if all_done else 1
+
+    def _check_own(self) -> None:
+        if not self.videos:
+            raise ArgumentError("track needs at least one video")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise ArgumentError(f"--fps {self.fps}: must be a number above 0")
+        if self.detect_every < 1:
+            raise ArgumentError(
+                f"--detect-every {self.detect_every}: must be 1 or more"
+            )
+        if self.name is not None:
+            if len(self.videos) > 1:
+                raise ArgumentError(
+                    f"--name {self.name}: one name for {len(self.videos)} videos"
+                )
+            bad = any(c in self.name for c in "/\\\0") or self.name.startswith(".")
+            if not self.name or bad:
+                raise ArgumentError(
+                    f"--name {self.name!r}: must be a file's name without folder and"
+                    " suffix; --out chooses the folder"
+                )
+
+
+def _names(
+    videos: Sequence[Path], out: Path, used: Sequence[str | Path], overlay: bool
+) -> list[str]:
+    # `output_names` drops a suffix, which the name of a folder has not.
+    named = [Path(f"{v.resolve().name}.d") if v.is_dir() else v for v in videos]
+    # It knows no overlays; these may not take the place of a video that is read.
+    read = [Path(p) for p in used if Path(p).suffix.lower() == OVERLAY_SUFFIX]
+    kept = [p.with_suffix(".csv") for p in read if overlay]
+    return output_names(named, out, [*used, *kept])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What is the same for all videos."""
+
+    setup: TrackCommand
+    model: CLNFModel
+    options: TrackOptions
+    detector: FaceDetector
+
+    def track_video(self, video: Video, target: Path) -> None:
+        """Follows faces through one video and writes what was found."""
+        broken: list[MediaError] = []
+        count = good = 0
+        with contextlib.ExitStack() as stack:
+            overlay = None
+            if self.setup.overlay:
+                writer = OverlayWriter(
+                    target.with_name(target.name + OVERLAY_SUFFIX), video.fps
+                )
+                overlay = stack.enter_context(writer)
+
+            def rows() -> Iterator[OpenFaceRow]:
+                nonlocal count, good
+                try:
+                    for frame, seen in self._seen(video):
+                        count = frame.number
+                        _show_progress(video, count)
+                        found = list(self._rows(frame, seen))
+                        good += any(row.success for row in found)
+                        if overlay is not None:
+                            overlay.write(_drawn(frame, found))
+                        yield from found
+                except MediaError as error:
+                    if not count:
+                        raise
+                    broken.append(error)
+
+            columns = self.setup.columns(self.model, "video")
+            write_openface_rows(f"{target}.csv", columns, rows())
+        files = f"{target}.csv" + f", {OVERLAY_SUFFIX}" * self.setup.overlay
+        frames = f"{count} frame{'' if count == 1 else 's'}"
+        print(f"{video.path}: {frames}, {good} with a face -> {files}")
+        if broken:
+            raise broken[0]
+
+    def _seen(self, video: Video) -> Iterator[tuple[Frame, _Seen]]:
+        """Each frame with the faces in it."""
+        if self.setup.multi:
+            many = ManyOptions(detect_every=self.setup.detect_every)
+            faces = ManyFaces()
+            for frame in frames_of(video):
+                work = frame_work(
+                    self.model,
+                    frame.grey,
+                    self.options,
+                    lambda frame=frame: self.detector(frame.bgr, frame.grey),
+                )
+                faces = track_faces(faces, work, self.options, many)
+                yield frame, [(t.face_id, t.result) for t in faces.tracks]
+            return
+        state: TrackerState = start_tracking(self.model, self.options)
+        for frame in frames_of(video):
+
+            def detect(frame: Frame = frame) -> np.ndarray | None:
+                boxes = self.detector(frame.bgr, frame.grey)
+                dtype = self.model.pdm.mean_shape.dtype
+                return boxes[0].astype(dtype) if len(boxes) else None
+
+            state, result = track_frame(
+                self.model, frame.grey, state, self.options, detect
+            )
+            yield frame, [(0, result)] if np.isfinite(result.params.scale) else []
+
+    def _rows(self, frame: Frame, seen: _Seen) -> Iterator[OpenFaceRow]:
+        """One row per face, and one where there is none."""
+        if not seen:
+            face_id = _NOBODY if self.setup.multi else 0
+            yield OpenFaceRow(
+                frame=frame.number, face_id=face_id, timestamp=frame.timestamp
+            )
+        camera = self.setup.camera(*frame.grey.shape)
+        for face_id, result in seen:
+            yield openface_row(
+                self.model,
+                result,
+                camera,
+                dialect=self.setup.dialect,
+                frame=frame.number,
+                face_id=face_id,
+                timestamp=frame.timestamp,
+            )
+
+
+def _drawn(frame: Frame, rows: Sequence[OpenFaceRow]) -> np.ndarray:
+    faces = [
+        DrawnFace(row.face_id, row.landmarks, row.success)
+        for row in rows
+        if row.landmarks is not None
+    ]
+    return draw_tracked(frame.bgr, faces)
+
+
+def _show_progress(video: Video, number: int) -> None:
+    if number == 1 or number % _PROGRESS_EVERY == 0:
+        total = f" of {video.num_frames}" if video.num_frames else ""
+        print(f"{video.path}: frame {number}{total}", file=sys.stderr)

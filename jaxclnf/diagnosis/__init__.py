@@ -1,0 +1,1 @@
+"""What went on in a phase, and what is wrong with a solver that does not converge."""

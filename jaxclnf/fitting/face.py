@@ -1,0 +1,116 @@
+"""One face as a whole: the best of its starts, its parts, its certainty, a result."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from jaxclnf.experts.area import GreyImage
+from jaxclnf.fitting.hypotheses import fit_starts
+from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.parts import WithParts, fit_parts, worst_status
+from jaxclnf.fitting.result import FitResult, FitTrace
+from jaxclnf.fitting.schedule import ScalesFit
+from jaxclnf.fitting.validate import CERTAINTY_THRESHOLD, validate
+from jaxclnf.shape.pdm import PDMParams
+from jaxclnf.status import Status, is_failure
+
+
+def fit_face(
+    model: CLNFModel,
+    image: GreyImage,
+    image_size: Int[Array, " 2"],
+    starts: PDMParams,
+    options: FitOptions,
+    *,
+    with_trace: bool = False,
+) -> tuple[FitResult, FitTrace | None]:
+    """Fits one face from one or several starts: a pure function without host work.
+
+    The whole face is fitted from each start; parts are fitted, and the landmarks
+    validated, for the start with the largest log-likelihood, the first of equals.
+
+    Args:
+        model: The model.
+        image: Grey values; may be padded with zeros on the right and at the bottom.
+        image_size: Height and width without the padding.
+        starts: Where to start, one leading axis.
+        options: The options.
+        with_trace: Whether to keep every state of the best start (static).
+
+    Returns:
+        The result, and the trace if asked for.
+
+    Raises:
+        ValueError: The options leave no scale to fit, allow no pass through it or
+            finish no start.
+
+    Mirrors:
+        LandmarkDetector::DetectLandmarksInImage. OpenFace also fits the parts of starts
+        that it then drops, and validates them. After several starts its views, and the
+        likelihoods of its parts, are those of the last; here they are the best's.
+
+    Example:
+        >>> starts = jax.tree.map(lambda x: x[None], params)
+        >>> result, _ = fit_face(
+        ...     model, jnp.asarray(image), jnp.asarray(image.shape), starts,
+        ...     FitOptions(window_sizes=(7,)),
+        ... )
+        >>> bool(result.converged)
+        True
+    """
+
+    found = fit_starts(model, image, image_size, starts, options, with_trace=with_trace)
+    fitted = found.fit
+    whole = WithParts(fitted.landmarks, fitted.params, {})
+    if options.use_parts:
+        whole = fit_parts(
+            model,
+            image,
+            image_size,
+            fitted.landmarks,
+            fitted.params,
+            ~is_failure(fitted.status),
+            options,
+        )
+    status = worst_status(fitted.status, whole.parts)
+    success = ~is_failure(status)
+    certainty = jnp.full_like(fitted.log_likelihood, jnp.nan)
+    if model.validator is not None:
+        judged = validate(
+            model.validator, image, whole.landmarks, whole.params.euler, image_size
+        )
+        certainty = jnp.where(success, judged, 0)
+        success = certainty > CERTAINTY_THRESHOLD
+    result = FitResult(
+        landmarks=whole.landmarks,
+        params=whole.params,
+        status=status,
+        converged=status == Status.CONVERGED,
+        num_steps=fitted.num_steps,
+        shape_delta=fitted.shape_delta,
+        gradient_norm=fitted.gradient_norm,
+        newton_distance=fitted.newton_distance,
+        smallest_curvature=fitted.smallest_curvature,
+        num_active_bounds=fitted.num_active_bounds,
+        certified=_is_certified(fitted, options),
+        phase_params=fitted.phase_params,
+        start_params=fitted.start_params,
+        num_passes=fitted.num_passes,
+        pass_delta=fitted.pass_delta,
+        pass_status=fitted.pass_status,
+        log_likelihood=fitted.log_likelihood,
+        landmark_log_likelihoods=fitted.landmark_log_likelihoods,
+        view=fitted.view,
+        parts=whole.parts,
+        certainty=certainty,
+        success=success,
+        start=found.start,
+        start_log_likelihoods=found.log_likelihoods,
+    )
+    return result, found.trace
+
+
+def _is_certified(fitted: ScalesFit, options: FitOptions) -> Bool[Array, ""]:
+    tol = jnp.asarray(options.shape_tol, fitted.newton_distance.dtype)
+    near = (fitted.newton_distance < tol) | (fitted.num_steps == 0)
+    return (fitted.status == Status.CONVERGED) & jnp.all(near)

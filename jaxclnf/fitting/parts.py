@@ -1,0 +1,186 @@
+"""Parts of the face: their own models, fitted after the whole, and the whole refitted.
+
+OpenFace calls them hierarchical models: the inner face and both eyes, whose experts
+look at more pixels than those of the whole face.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxclnf.experts.area import GreyImage
+from jaxclnf.fitting.model import CLNFModel, CLNFPart
+from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.result import PartFit
+from jaxclnf.fitting.schedule import fit_scales
+from jaxclnf.shape.initial import params_from_landmarks
+from jaxclnf.shape.pdm import PDM, PDMParams, project
+from jaxclnf.status import Status
+
+_LEAST_RESOLUTION = 0.9
+"""A part is fitted if the face has more pixels per millimetre than this share of the
+part's first scale."""
+
+
+class WithParts(NamedTuple):
+    """A whole face after its parts."""
+
+    landmarks: Float[Array, "n 2"]
+    params: PDMParams
+    parts: dict[str, PartFit]
+
+
+def fit_parts(
+    model: CLNFModel,
+    image: GreyImage,
+    image_size: Int[Array, " 2"],
+    landmarks: Float[Array, "n 2"],
+    params: PDMParams,
+    usable: Bool[Array, ""],
+    options: FitOptions,
+) -> WithParts:
+    """Fits the parts of a fitted face, and then the whole face to them.
+
+    Every part starts from the landmarks that it shares with the whole face. If any of
+    them had enough pixels to be fitted, the landmarks of the parts, in their order,
+    replace those of the whole face, whose parameters are estimated anew.
+
+    Args:
+        model: The model.
+        image: Grey values; may be padded with zeros on the right and at the bottom.
+        image_size: Height and width without the padding.
+        landmarks: Landmarks of the whole face, image pixels.
+        params: Their parameters.
+        usable: Whether the face was fitted at all; if not, nothing is done.
+        options: The options of the whole face.
+
+    Returns:
+        The whole face and its parts.
+
+    Mirrors:
+        The hierarchical part of CLNF::DetectLandmarks.
+
+    Example:
+        >>> found = fit_parts(
+        ...     with_part, jnp.asarray(image), jnp.asarray(image.shape), landmarks,
+        ...     params, jnp.asarray(True), FitOptions(window_sizes=(7,)),
+        ... )
+        >>> list(found.parts)
+        ['part']
+    """
+    parts = {
+        part.name: _fit_part(
+            part, image, image_size, landmarks, params, usable, options
+        )
+        for part in model.parts
+    }
+    if not parts:
+        return WithParts(landmarks, params, parts)
+    any_fitted = jnp.any(jnp.stack([fitted.fitted for fitted in parts.values()]))
+    merged = landmarks
+    for part in model.parts:
+        own = parts[part.name].landmarks[part.part_index]
+        good = jnp.all(jnp.isfinite(own))
+        merged = merged.at[part.main_index].set(
+            jnp.where(good, own, merged[part.main_index])
+        )
+
+    def refit() -> tuple[Array, PDMParams]:
+        found = _estimate(model.pdm, merged, None, params, options)
+        return project(model.pdm, found), found
+
+    landmarks, params = lax.cond(any_fitted, refit, lambda: (landmarks, params))
+    return WithParts(landmarks, params, parts)
+
+
+def worst_status(status: Int[Array, ""], parts: dict[str, PartFit]) -> Int[Array, ""]:
+    """The status of a whole face with its parts.
+
+    Args:
+        status: Status of the whole face alone.
+        parts: Its parts.
+
+    Returns:
+        `status`, but `MAX_STEPS` for a converged face of which a part did not converge.
+
+    Example:
+        >>> int(worst_status(jnp.asarray(1), {}))
+        1
+    """
+    for part in parts.values():
+        open_end = part.fitted & (part.status != Status.CONVERGED)
+        status = jnp.where(
+            open_end & (status == Status.CONVERGED), Status.MAX_STEPS, status
+        )
+    return status.astype(jnp.int32)
+
+
+def _fit_part(
+    part: CLNFPart,
+    image: GreyImage,
+    image_size: Int[Array, " 2"],
+    landmarks: Float[Array, "n 2"],
+    params: PDMParams,
+    usable: Bool[Array, ""],
+    options: FitOptions,
+) -> PartFit:
+    model, own_options = part.model, options.for_part(part.name)
+    n = model.pdm.num_landmarks
+    target = jnp.zeros((n, 2), landmarks.dtype)
+    target = target.at[part.part_index].set(landmarks[part.main_index])
+    shared = jnp.zeros(n, bool).at[part.part_index].set(True)
+    start = _estimate(model.pdm, target, shared, params, options)
+    least = _LEAST_RESOLUTION * model.experts[0].patch_scaling
+    needed = usable & (params.scale > least)
+    windows = own_options.window_sizes[: len(model.experts)]
+    shape = (len(model.experts), 2)
+
+    def run() -> PartFit:
+        fitted, _ = fit_scales(
+            model, image, image_size, start, own_options, anywhere=True
+        )
+        return PartFit(
+            landmarks=fitted.landmarks,
+            params=fitted.params,
+            fitted=jnp.ones((), bool),
+            status=fitted.status,
+            num_steps=fitted.num_steps,
+            shape_delta=fitted.shape_delta,
+            newton_distance=fitted.newton_distance,
+            log_likelihood=fitted.log_likelihood,
+        )
+
+    def place() -> PartFit:
+        nothing = jnp.full((), jnp.nan, landmarks.dtype)
+        return PartFit(
+            landmarks=project(model.pdm, start),
+            params=start,
+            fitted=jnp.zeros((), bool),
+            status=jnp.full((), Status.RUNNING, jnp.int32),
+            num_steps=jnp.zeros(shape, jnp.int32),
+            shape_delta=jnp.full(shape, jnp.nan, landmarks.dtype),
+            newton_distance=jnp.full(shape, jnp.nan, landmarks.dtype),
+            log_likelihood=nothing,
+        )
+
+    return lax.cond(needed, run, place) if any(windows) else place()
+
+
+def _estimate(
+    pdm: PDM,
+    landmarks: Float[Array, "n 2"],
+    visible: Bool[Array, " n"] | None,
+    whole: PDMParams,
+    options: FitOptions,
+) -> PDMParams:
+    # OpenFace begins with a frontal face, whatever the pose of the whole.
+    is_openface = options.solver == "openface"
+    return params_from_landmarks(
+        pdm,
+        landmarks,
+        visible=visible,
+        rotation=None if is_openface else whole.rotation,
+        dialect="openface" if is_openface else "converged",
+    )

@@ -1,0 +1,285 @@
+"""Following a face from frame to frame: fits, and the rules of `track_state` on them.
+
+`track_frame` asks the detector only when it must; `track_step` is one compiled
+function, to which a box is handed in any case.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+from jaxtyping import Array, Num
+
+from jaxclnf.experts.area import GreyImage
+from jaxclnf.fitting.face import fit_face
+from jaxclnf.fitting.fit import fit
+from jaxclnf.fitting.hypotheses import starts_from_box
+from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.result import FitResult
+from jaxclnf.fitting.template import cut_template, template_shift
+from jaxclnf.fitting.track_options import TrackOptions
+from jaxclnf.fitting.track_state import (
+    TrackerState,
+    advance,
+    after_follow,
+    chosen,
+    finish_frame,
+    needs_detection,
+)
+from jaxclnf.shape.pdm import PDMParams
+from jaxclnf.status import Status
+
+
+def follow_face(
+    model: CLNFModel, image: GreyImage, state: TrackerState, options: TrackOptions
+) -> FitResult:
+    """Fits from the last frame's parameters.
+
+    Args:
+        model: The model.
+        image: Grey values of the new frame.
+        state: The state after the last frame.
+        options: The options.
+
+    Returns:
+        The fit, with `options.follow` after a success and `options.first`, from that
+        one start, after a failure; `Status.BAD_START` and NaN without a face to follow.
+
+    Raises:
+        ValueError: As `fit`.
+
+    Example:
+        >>> state = start_tracking(model, TrackOptions())
+        >>> Status(int(follow_face(model, image, state, TrackOptions()).status)).name
+        'BAD_START'
+    """
+    large = dataclasses.replace(options.first, starts=1)
+
+    def fitted(params: PDMParams, fit_options: Any) -> FitResult:
+        result = fit(model, image, params=params, options=fit_options)
+        return _with_room(result, options)
+
+    if _is_traced(model, image, state, options):
+        return lax.cond(
+            state.initialised,
+            lambda: lax.cond(
+                state.success,
+                lambda p: fitted(p, options.follow),
+                lambda p: fitted(p, large),
+                _shifted(image, state, options),
+            ),
+            lambda: _no_face(model, options),
+        )
+    if not state.initialised:
+        return _no_face(model, options)
+    params = _shifted(image, state, options)
+    return fitted(params, options.follow if state.success else large)
+
+
+def restart_face(
+    model: CLNFModel,
+    image: GreyImage,
+    box: Num[Array | np.ndarray, " 4"],
+    options: TrackOptions,
+) -> FitResult:
+    """Fits from a detector's box.
+
+    Args:
+        model: The model.
+        image: Grey values of the frame.
+        box: `(x, y, width, height)` tight around the landmarks, pixels.
+        options: The options.
+
+    Returns:
+        The fit, with `options.first`.
+
+    Raises:
+        ValueError: As `fit`.
+
+    Example:
+        >>> options = TrackOptions(first=FitOptions(window_sizes=(7,)))
+        >>> bool(restart_face(model, image, box, options).success)
+        True
+    """
+    return _with_room(fit(model, image, box, options=options.first), options)
+
+
+def track_frame(
+    model: CLNFModel,
+    image: GreyImage,
+    state: TrackerState,
+    options: TrackOptions,
+    detect: Callable[[], np.ndarray | None],
+) -> tuple[TrackerState, FitResult]:
+    """Follows a face into the next frame; the detector is asked only when needed.
+
+    Args:
+        model: The model; `model.prepared(*options.window_sizes)` makes it faster.
+        image: Grey values of the frame.
+        state: The state after the last frame, at first that of `start_tracking`.
+        options: The options.
+        detect: Looks at this frame for one face: its `(x, y, width, height)` tight
+            around the landmarks, or None.
+
+    Returns:
+        The new state, and the frame's result, `Status.BAD_START` and NaN where there is
+        no face. Its `success` says whether the frame counts as good.
+
+    Raises:
+        ValueError: As `fit`.
+
+    Mirrors:
+        LandmarkDetector::DetectLandmarksInVideo.
+
+    Example:
+        >>> small = FitOptions(window_sizes=(7,))
+        >>> options = TrackOptions(first=small, follow=small)
+        >>> state = start_tracking(model, options)
+        >>> for _ in range(2):
+        ...     state, result = track_frame(
+        ...         model, image, state, options, lambda: np.asarray(box)
+        ...     )
+        >>> bool(result.success), int(state.failures_in_a_row)
+        (True, -1)
+    """
+    state, result = advance(
+        state,
+        options,
+        follow=lambda state: follow_face(model, image, state, options),
+        detect=detect,
+        restart=lambda box: restart_face(model, image, box, options),
+    )
+    return with_template(image, state, result, options), result
+
+
+@jax.jit
+def track_step(
+    model: CLNFModel,
+    image: GreyImage,
+    state: TrackerState,
+    options: TrackOptions,
+    box: Num[Array | np.ndarray, " 4"] | None = None,
+) -> tuple[TrackerState, FitResult]:
+    """`track_frame` as one compiled function, which `jax.vmap` makes follow many faces.
+
+    Args:
+        model: The model.
+        image: Grey values of the frame.
+        state: The state after the last frame.
+        options: The options.
+        box: What a detector finds in this frame, NaN if that is nothing. It is used
+            only where `track_frame` would have asked. None: there is no detector.
+
+    Returns:
+        As `track_frame`.
+
+    Raises:
+        ValueError: As `fit`.
+
+    Example:
+        >>> small = FitOptions(window_sizes=(7,))
+        >>> options = TrackOptions(first=small, follow=small)
+        >>> state = start_tracking(model, options)
+        >>> state, result = track_step(model, image, state, options, box)
+        >>> bool(result.success)
+        True
+    """
+    followed = follow_face(model, image, state, options)
+    state = after_follow(state, followed)
+    again, found = None, jnp.zeros((), bool)
+    if box is not None:
+        found = needs_detection(state, options) & jnp.all(jnp.isfinite(box))
+        again = lax.cond(
+            found,
+            lambda: restart_face(model, image, box, options),
+            lambda: _no_face(model, options),
+        )
+    state, result = finish_frame(state, followed, again, options, found=found)
+    return with_template(image, state, result, options), result
+
+
+def with_template(
+    image: GreyImage, state: TrackerState, result: FitResult, options: TrackOptions
+) -> TrackerState:
+    """The state with a new picture of the face, after a good frame.
+
+    Args:
+        image: Grey values of the frame.
+        state: The state from `finish_frame`.
+        result: The result from `finish_frame`.
+        options: The options; without `use_template` nothing is done.
+
+    Returns:
+        The state.
+
+    Example:
+        >>> options = TrackOptions(
+        ...     first=FitOptions(window_sizes=(7,)), use_template=True
+        ... )
+        >>> state = start_tracking(model, options)
+        >>> again = restart_face(model, image, box, options)
+        >>> state, result = finish_frame(state, again, again, options)
+        >>> with_template(image, state, result, options).template.size.shape
+        (2,)
+    """
+    if not options.use_template:
+        return state
+    template = _cut(jnp.asarray(image), state.landmarks, state.params.scale)
+    template = chosen(result.success, template, state.template)
+    return dataclasses.replace(state, template=template)
+
+
+_cut = jax.jit(cut_template)
+_shift = jax.jit(template_shift)
+
+
+def _shifted(image: Any, state: TrackerState, options: TrackOptions) -> PDMParams:
+    """The last parameters, moved to where the face's picture is found."""
+    params = state.params
+    if not options.use_template:
+        return params
+    shift = _shift(jnp.asarray(image), state.template, state.landmarks, params.scale)
+    return dataclasses.replace(params, translation=params.translation + shift)
+
+
+def _is_traced(*inputs: Any) -> bool:
+    # Inside `jit` new arrays are tracers too.
+    leaves = jax.tree.leaves((inputs, jnp.zeros(())))
+    return any(isinstance(leaf, Tracer) for leaf in leaves)
+
+
+def _with_room(result: FitResult, options: TrackOptions) -> FitResult:
+    """The result with room for all starts, as every result of a track has it."""
+    scores = result.start_log_likelihoods
+    missing = options.first.starts - scores.shape[0]
+    return dataclasses.replace(
+        result,
+        start_log_likelihoods=jnp.pad(scores, (0, missing), constant_values=jnp.nan),
+    )
+
+
+@jax.jit
+def _no_face(model: CLNFModel, options: TrackOptions) -> FitResult:
+    """The result of a frame without a face: as of an unusable start."""
+    dtype = model.pdm.mean_shape.dtype
+    starts = starts_from_box(model.pdm, jnp.zeros(4, dtype), options.first.starts)
+    shapes, _ = jax.eval_shape(
+        fit_face,
+        model,
+        jnp.zeros((2, 2), dtype),
+        jnp.asarray([2, 2], jnp.int32),
+        starts,
+        options.first,
+    )
+
+    def empty(leaf: jax.ShapeDtypeStruct) -> Array:
+        is_number = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return jnp.full(leaf.shape, jnp.nan if is_number else 0, leaf.dtype)
+
+    status = jnp.full((), Status.BAD_START, jnp.int32)
+    return dataclasses.replace(jax.tree.map(empty, shapes), status=status)

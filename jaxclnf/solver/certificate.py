@@ -1,0 +1,356 @@
+"""How sure an end point is: what is left to climb, and in which directions F bends.
+
+A small step is not a small distance: EM's steps shrink by a constant factor, and when
+one of them is first below 0.005 px the shape is still 0.02 px from the optimum. The
+certified distance is that of a full Newton step.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxclnf.experts.types import ResponseMaps
+from jaxclnf.pytree import pytree_dataclass
+from jaxclnf.shape.pdm import NUM_RIGID, PDM, PDMParams, mode_bounds
+from jaxclnf.solver.box import solve_free
+from jaxclnf.solver.evidence import Evidence, evaluate, landmark_weights
+from jaxclnf.solver.objective import (
+    curvature_from,
+    gradient_from,
+    normal_matrix,
+    phase_jacobian,
+    prior_precision,
+)
+from jaxclnf.solver.options import NURLMSOptions
+from jaxclnf.solver.state import NURLMSState
+
+
+@pytree_dataclass
+class Certificate:
+    """What is known of the end of one phase."""
+
+    newton_distance: Float[Array, "*b"]
+    """How far a full Newton step in the directions free to move would still move the
+    landmark that moves most, pixels; inf where the curvature is indefinite."""
+    smallest_curvature: Float[Array, "*b"]
+    """Smallest eigenvalue of the curvature of F relative to that of the EM surrogate,
+    over the directions free to move: 1 where one EM step would arrive, near 0 where EM
+    crawls, not positive where the end is no strict maximum."""
+    num_active_bounds: Int[Array, "*b"]
+    """Modes at a bound that F pushes against."""
+
+
+def room(
+    pdm: PDM, params: PDMParams, options: NURLMSOptions, rigid: bool
+) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+    """How far a tangent step may go in each direction within the mode bounds.
+
+    Args:
+        pdm: The shape model.
+        params: Where the step begins, within the bounds.
+        options: For the bounds.
+        rigid: Pose only, or pose and modes.
+
+    Returns:
+        Lower limits, at most 0, and upper limits; infinite for the pose.
+
+    Example:
+        >>> lower, upper = room(pdm, params, NURLMSOptions(), rigid=False)
+        >>> bool(jnp.all((lower <= 0) & (upper >= 0)))
+        True
+    """
+    pose = jnp.full(NUM_RIGID, jnp.inf, params.scale.dtype)
+    if rigid:
+        return -pose, pose
+    bounds = mode_bounds(pdm, options.n_sigmas)
+    lower = jnp.concatenate([-pose, -bounds - params.params_local])
+    upper = jnp.concatenate([pose, bounds - params.params_local])
+    return jnp.minimum(lower, 0), jnp.maximum(upper, 0)
+
+
+def blocked_directions(
+    pdm: PDM, params: PDMParams, slope: Float[Array, " d"], options: NURLMSOptions
+) -> Bool[Array, " d"]:
+    """Modes at a bound that the gradient pushes against.
+
+    Args:
+        pdm: The shape model.
+        params: Where the gradient was taken.
+        slope: The gradient of F; of the pose alone in a rigid phase.
+        options: For the bounds.
+
+    Returns:
+        One flag per direction, False for the pose.
+
+    Example:
+        >>> slope = gradient(pdm, responses, params, NURLMSOptions())
+        >>> int(blocked_directions(pdm, params, slope, NURLMSOptions()).sum())
+        0
+    """
+    pose = jnp.zeros(NUM_RIGID, bool)
+    if slope.shape[0] == NUM_RIGID:
+        return pose
+    bounds = mode_bounds(pdm, options.n_sigmas)
+    nearly = bounds * (1 - 8 * jnp.finfo(bounds.dtype).eps)
+    local, push = params.params_local, slope[NUM_RIGID:]
+    at_bound = ((local >= nearly) & (push > 0)) | ((local <= -nearly) & (push < 0))
+    return jnp.concatenate([pose, at_bound])
+
+
+def gradient_norm(
+    pdm: PDM,
+    responses: ResponseMaps,
+    params: PDMParams,
+    evidence: Evidence,
+    options: NURLMSOptions,
+    rigid: bool,
+) -> Float[Array, ""]:
+    """The scaled gradient of F: `max_k |g_k| / sqrt(H_kk)` over the free directions.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps of this scale.
+        params: Where `evidence` was taken.
+        evidence: What `evaluate` found there.
+        options: The phase's options.
+        rigid: Pose only, or pose and modes.
+
+    Returns:
+        Pixels; modes at a bound that the gradient pushes against do not count.
+
+    Example:
+        >>> evidence = evaluate(pdm, responses, params, NURLMSOptions())
+        >>> here = (pdm, responses, params, evidence, NURLMSOptions())
+        >>> bool(gradient_norm(*here, rigid=False) >= gradient_norm(*here, rigid=True))
+        True
+    """
+    columns = phase_jacobian(pdm, params, rigid)
+    weights = landmark_weights(responses, options)
+    precision = prior_precision(pdm, options, rigid)
+    slope = gradient_from(
+        pdm, params, columns, weights, evidence.mean_shifts, precision
+    )
+    diagonal = jnp.sum(weights[:, None, None] * columns**2, axis=(0, 1)) + precision
+    scaled = jnp.abs(slope) / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
+    return jnp.max(
+        jnp.where(blocked_directions(pdm, params, slope, options), 0, scaled)
+    )
+
+
+def displacements(
+    columns: Float[Array, "n 2 d"], step: Float[Array, " d"]
+) -> Float[Array, " n"]:
+    """How far a small step moves each landmark.
+
+    From the Jacobian: differences of coordinates far from the origin would resolve no
+    more than 5e-4 px in float32.
+
+    Args:
+        columns: The Jacobian.
+        step: A tangent step.
+
+    Returns:
+        Pixels.
+
+    Example:
+        >>> shift = jnp.zeros(6).at[4].set(3.0)
+        >>> displacements(rigid_jacobian(pdm, params), shift)[0].tolist()
+        3.0
+    """
+    moved = jnp.matmul(columns, step[:, None], precision="highest")[..., 0]
+    return jnp.sqrt(jnp.sum(moved**2, axis=1))
+
+
+class EMQuadratic(NamedTuple):
+    """The EM surrogate of F around some parameters, along `retract`."""
+
+    columns: Float[Array, "n 2 d"]
+    """The Jacobian of the landmarks."""
+    slope: Float[Array, " d"]
+    """The gradient of F."""
+    normal: Float[Array, "d d"]
+    """The curvature of the surrogate: the metric."""
+
+
+def em_quadratic(
+    pdm: PDM,
+    responses: ResponseMaps,
+    params: PDMParams,
+    evidence: Evidence,
+    options: NURLMSOptions,
+    rigid: bool,
+) -> EMQuadratic:
+    """The normal equations of a NU-RLMS step.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps of this scale.
+        params: Where `evidence` was taken.
+        evidence: What `evaluate` found there.
+        options: The phase's options.
+        rigid: Pose only, or pose and modes.
+
+    Returns:
+        Jacobian, slope and curvature.
+
+    Example:
+        >>> evidence = evaluate(pdm, responses, params, NURLMSOptions())
+        >>> here = em_quadratic(
+        ...     pdm, responses, params, evidence, NURLMSOptions(), True
+        ... )
+        >>> here.slope.shape, here.normal.shape
+        ((6,), (6, 6))
+    """
+    columns = phase_jacobian(pdm, params, rigid)
+    weights = landmark_weights(responses, options)
+    precision = prior_precision(pdm, options, rigid)
+    slope = gradient_from(
+        pdm, params, columns, weights, evidence.mean_shifts, precision
+    )
+    normal = normal_matrix(columns, weights, precision)
+    return EMQuadratic(columns, slope, normal)
+
+
+class LocalQuadratic(NamedTuple):
+    """F around some parameters to the second order, along `retract`."""
+
+    columns: Float[Array, "n 2 d"]
+    """The Jacobian of the landmarks."""
+    slope: Float[Array, " d"]
+    """The gradient of F."""
+    normal: Float[Array, "d d"]
+    """The curvature of the EM surrogate: the metric."""
+    curved: Float[Array, "d d"]
+    """The exact negative Hessian of F."""
+
+
+def local_quadratic(
+    pdm: PDM,
+    responses: ResponseMaps,
+    params: PDMParams,
+    evidence: Evidence,
+    options: NURLMSOptions,
+    rigid: bool,
+) -> LocalQuadratic:
+    """All derivatives of F at some parameters, from the evidence there.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps of this scale.
+        params: Where `evidence` was taken.
+        evidence: What `evaluate` found there, with covariances.
+        options: The phase's options.
+        rigid: Pose only, or pose and modes.
+
+    Returns:
+        The derivatives.
+
+    Raises:
+        ValueError: The evidence has no covariances.
+
+    Example:
+        >>> options = NURLMSOptions(solver="newton")
+        >>> evidence = evaluate(pdm, responses, params, options)
+        >>> here = local_quadratic(pdm, responses, params, evidence, options, True)
+        >>> here.slope.shape, here.curved.shape
+        ((6,), (6, 6))
+    """
+    columns, slope, normal = em_quadratic(
+        pdm, responses, params, evidence, options, rigid
+    )
+    weights = landmark_weights(responses, options)
+    precision = prior_precision(pdm, options, rigid)
+    curved = curvature_from(
+        pdm, responses, params, columns, weights, evidence, precision, options
+    )
+    return LocalQuadratic(columns, slope, normal, curved)
+
+
+def certify(
+    pdm: PDM,
+    responses: ResponseMaps,
+    state: NURLMSState,
+    options: NURLMSOptions,
+    *,
+    rigid: bool = False,
+) -> Certificate:
+    """Judges the end of a phase by the exact curvature of F there.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps of the phase.
+        state: Its last state.
+        options: The phase's options.
+        rigid: Whether the phase moved the pose only.
+
+    Returns:
+        The certificate; NaN and 0 for `openface`, whose steps climb no objective.
+
+    Example:
+        >>> options = NURLMSOptions()
+        >>> state = nu_rlms(pdm, responses, params, options)
+        >>> found = certify(pdm, responses, state, options)
+        >>> bool((found.newton_distance < 0.005) & (found.smallest_curvature > 0))
+        True
+    """
+    params = state.params
+    if options.solver == "openface":
+        unknown = jnp.full_like(state.objective, jnp.nan)
+        return Certificate(
+            newton_distance=unknown,
+            smallest_curvature=unknown,
+            num_active_bounds=jnp.zeros((), jnp.int32),
+        )
+    evidence = state.evidence
+    if evidence.covariances is None:
+        evidence = evaluate(pdm, responses, params, options, second_order=True)
+    here = local_quadratic(pdm, responses, params, evidence, options, rigid)
+    columns, slope, normal, curved = here
+    blocked = blocked_directions(pdm, params, slope, options)
+    smallest = relative_curvature(curved, normal, blocked)
+    # At an optimum no other mode comes to its bound on the way.
+    step = solve_free(curved, slope, jnp.zeros_like(slope), ~blocked)
+    distance = jnp.max(displacements(columns, step))
+    return Certificate(
+        newton_distance=jnp.where(smallest > 0, distance, jnp.inf),
+        smallest_curvature=smallest,
+        num_active_bounds=jnp.sum(blocked, dtype=jnp.int32),
+    )
+
+
+def relative_curvature(
+    curved: Float[Array, "d d"],
+    normal: Float[Array, "d d"],
+    blocked: Bool[Array, " d"],
+) -> Float[Array, ""]:
+    """The smallest eigenvalue of one matrix relative to another.
+
+    Args:
+        curved: A symmetric matrix.
+        normal: A symmetric positive definite matrix.
+        blocked: Directions to leave out.
+
+    Returns:
+        The smallest `x . curved x / x . normal x`, at most 1 if there are blocked ones.
+
+    Example:
+        >>> curved = jnp.diag(jnp.asarray([1.0, 6.0]))
+        >>> normal = jnp.diag(jnp.asarray([2.0, 4.0]))
+        >>> smallest = relative_curvature(curved, normal, jnp.zeros(2, bool))
+        >>> bool(jnp.allclose(smallest, 0.5))
+        True
+    """
+    free = ~blocked[:, None] & ~blocked[None, :]
+    one = jnp.diag(jnp.ones_like(normal[0]))
+    scale = 1 / jnp.sqrt(jnp.diagonal(normal))
+    both = scale[:, None] * scale[None, :]
+    lower = jnp.linalg.cholesky(jnp.where(free, normal * both, one))
+    half = solve_triangular(lower, jnp.where(free, curved * both, one), lower=True)
+    relative = solve_triangular(lower, half.T, lower=True)
+    # Only a number to report: not followed by derivatives, whose rule divides by
+    # differences of eigenvalues.
+    relative = jax.lax.stop_gradient(0.5 * (relative + relative.T))
+    return jnp.linalg.eigvalsh(relative)[0]

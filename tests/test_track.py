@@ -1,0 +1,484 @@
+"""Following faces: the rules with simulated fits, and whole frames with real ones."""
+
+import dataclasses
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxclnf.app.many_faces import (
+    FrameWork,
+    ManyFaces,
+    ManyOptions,
+    box_of,
+    doubles,
+    new_boxes,
+    overlap,
+    track_faces,
+)
+from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.result import FitResult
+from jaxclnf.fitting.template import cut_template, no_template, template_shift
+from jaxclnf.fitting.track import (
+    follow_face,
+    restart_face,
+    track_frame,
+    track_step,
+)
+from jaxclnf.fitting.track_options import TrackOptions
+from jaxclnf.fitting.track_state import (
+    TrackerState,
+    advance,
+    after_follow,
+    finish_frame,
+    needs_detection,
+    start_tracking,
+)
+from jaxclnf.status import Status
+from tests.synthetic import example as make_example
+
+SMALL = FitOptions(window_sizes=(7,), use_parts=False)
+OPTIONS = TrackOptions(first=SMALL, follow=SMALL, max_failures=7)
+OPENFACE = dataclasses.replace(
+    OPTIONS,
+    first=dataclasses.replace(SMALL, solver="openface", max_steps=5),
+    trust_first=True,
+)
+
+
+@cache
+def nobody() -> FitResult:
+    found = make_example()
+    state = start_tracking(found["model"], OPTIONS)
+    return follow_face(found["model"], found["image"], state, OPTIONS)
+
+
+def simulated(mark: float, success: bool, certainty: float | None = None) -> FitResult:
+    """A result that is told by its mark: its scale, landmarks and log-likelihood."""
+    result = nobody()
+    certainty = (0.9 if success else 0.1) if certainty is None else certainty
+    params = dataclasses.replace(
+        result.params,
+        scale=jnp.asarray(mark),
+        rotation=jnp.eye(3),
+        translation=jnp.zeros(2),
+        params_local=jnp.zeros(4),
+    )
+    return dataclasses.replace(
+        result,
+        params=params,
+        landmarks=jnp.full((12, 2), mark),
+        log_likelihood=jnp.asarray(mark),
+        status=jnp.asarray(int(Status.CONVERGED), jnp.int32),
+        certainty=jnp.asarray(certainty),
+        success=jnp.asarray(success),
+    )
+
+
+@dataclasses.dataclass
+class Script:
+    """Runs the machine on a script; notes what it asks for."""
+
+    options: TrackOptions
+    state: TrackerState = dataclasses.field(init=False)
+    frame: int = 0
+    asked: bool = False
+
+    def __post_init__(self) -> None:
+        self.state = start_tracking(make_example()["model"], self.options)
+
+    def step(self, letters: str) -> tuple[bool, str]:
+        """`f` follow: `+` good, `-` bad; detector: `0` none, `+`/`-` its fit.
+
+        Returns the frame's success, and what was called: `f`ollow, `d`etect,
+        `r`estart.
+        """
+        follow, detector = letters
+        self.frame += 1
+        called = ""
+
+        def from_state(state: TrackerState) -> FitResult:
+            nonlocal called
+            if not state.initialised:
+                return nobody()
+            called += "f"
+            return simulated(self.frame, follow == "+")
+
+        def detect() -> np.ndarray | None:
+            nonlocal called
+            called += "d"
+            return None if detector == "0" else np.ones(4)
+
+        def restart(box: np.ndarray) -> FitResult:
+            nonlocal called
+            called += "r"
+            return simulated(self.frame + 0.5, detector == "+", 0.3)
+
+        self.state, result = advance(
+            self.state, self.options, follow=from_state, detect=detect, restart=restart
+        )
+        self.result = result
+        return bool(result.success), called
+
+    @property
+    def facts(self) -> tuple[bool, bool, int, float]:
+        """initialised, success, failures in a row, whose parameters."""
+        s = self.state
+        mark = float(s.params.scale)
+        return bool(s.initialised), bool(s.success), int(s.failures_in_a_row), mark
+
+
+def test_a_good_track_never_asks_the_detector() -> None:
+    run = Script(OPTIONS)
+    assert run.step("+" + "+") == (True, "dr")
+    assert run.facts == (True, True, -1, 1.5)
+    for frame in range(2, 6):
+        assert run.step("+0") == (True, "f")
+        assert run.facts == (True, True, -1, frame)
+
+
+def test_without_a_face_every_twelfth_frame_is_looked_at() -> None:
+    run = Script(OPTIONS)
+    asked = []
+    for frame in range(30):
+        success, called = run.step("00")
+        assert not success
+        asked += [frame] if called else []
+        assert run.facts[:3] == (False, False, frame)
+    assert asked == [0, 12, 24]
+    assert np.isnan(np.asarray(run.result.landmarks)).all()
+    assert run.result.status == Status.BAD_START
+
+
+@pytest.mark.parametrize("options", [OPTIONS, OPENFACE])
+def test_a_first_detection_is_followed_whatever_the_validator_says(options) -> None:
+    run = Script(options)
+    assert run.step("0-") == (options.trust_first, "dr")
+    # The state keeps the validator's word, so that large windows come next.
+    assert run.facts == (True, False, -1, 1.5)
+    assert run.step("+0") == (True, "f")
+    assert run.facts == (True, True, -1, 2.0)
+
+
+def test_after_failures_every_second_frame_is_looked_at() -> None:
+    run = Script(OPTIONS)
+    run.step("0+")
+    asked = [run.step("-0") for _ in range(5)]
+    assert asked == [(False, c) for c in ("fd", "f", "fd", "f", "fd")]
+    assert run.facts == (True, False, 4, 6.0)
+
+
+def test_a_good_fit_from_the_new_box_is_taken() -> None:
+    run = Script(OPTIONS)
+    run.step("0+")
+    assert run.step("-+") == (True, "fdr")
+    assert run.facts == (True, True, -1, 2.5)
+    assert float(run.result.log_likelihood) == 2.5
+
+
+@pytest.mark.parametrize(("options", "certainty"), [(OPTIONS, 0.1), (OPENFACE, 0.3)])
+def test_a_bad_fit_from_the_new_box_is_dropped(options, certainty) -> None:
+    run = Script(options)
+    run.step("0+")
+    assert run.step("--") == (False, "fdr")
+    assert run.facts == (True, False, 0, 2.0)  # parameters of the follow
+    assert float(run.state.log_likelihood) == 2.0
+    np.testing.assert_array_equal(run.result.landmarks, 2.0)
+    assert float(run.result.certainty) == pytest.approx(certainty)
+
+
+def test_too_many_failures_end_the_track_unless_a_fit_was_dropped() -> None:
+    run = Script(OPTIONS)  # more than 7 failures in a row, counted from -1
+    run.step("0+")
+    for _ in range(8):
+        run.step("-0")
+    assert run.facts[0] is True and run.facts[2] == 7
+    # Failure 8 is even: the detector looks, its fit is dropped, the rule is skipped.
+    assert run.step("--") == (False, "fdr")
+    assert run.facts[0] is True and run.facts[2] == 8
+    assert run.step("-0") == (False, "f")
+    assert run.facts[0] is False and run.facts[2] == 9
+    # From now on as without a face: when one more than the failures is 12.
+    calls = [run.step("00")[1] for _ in range(4)]
+    assert calls == ["", "", "d", ""]
+    for _ in range(9):
+        run.step("00")
+    assert run.step("00")[1] == ""
+    assert run.step("0+") == (True, "dr")
+    assert run.facts == (True, True, -1, run.frame + 0.5)
+
+
+def test_an_unusable_box_counts_as_none() -> None:
+    state = start_tracking(make_example()["model"], OPTIONS)
+    after, result = finish_frame(state, nobody(), nobody(), OPTIONS)
+    assert not after.initialised and int(after.failures_in_a_row) == 0
+    assert not result.success
+
+
+def test_a_start_off_the_image_keeps_the_last_parameters() -> None:
+    run = Script(OPTIONS)
+    run.step("0+")
+    state = after_follow(run.state, nobody())
+    assert float(state.params.scale) == 1.5 and not state.success
+    assert int(state.failures_in_a_row) == 0
+
+
+def test_the_rules_are_the_same_for_many_at_once() -> None:
+    states, wanted = [], []
+    for script in (["0+"], ["00"], ["0+", "-0"], ["0+", "-0", "-0"], ["0+", "+0"]):
+        run = Script(OPTIONS)
+        for letters in script:
+            run.step(letters)
+        states.append(run.state)
+        wanted.append(bool(needs_detection(run.state, OPTIONS)))
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
+    found = jax.jit(jax.vmap(lambda s: needs_detection(s, OPTIONS)))(stacked)
+    np.testing.assert_array_equal(found, wanted)
+    assert set(wanted) == {True, False}
+
+
+# Real fits of the synthetic face.
+
+
+def shifted(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
+    return np.roll(image, (dy, dx), (0, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_face_that_moves_is_followed(dtype) -> None:
+    face = make_example(dtype)
+    state = start_tracking(face["model"], OPTIONS)
+    asked = []
+
+    def detect() -> np.ndarray:
+        asked.append(1)
+        return np.asarray(face["box"], dtype)
+
+    for step in range(4):
+        image = shifted(face["image"], 2 * step, -step)
+        state, result = track_frame(face["model"], image, state, OPTIONS, detect)
+        truth = np.asarray(face["landmarks"]) + np.array([2 * step, -step])
+        assert np.abs(np.asarray(result.landmarks) - truth).max() < 4.0
+        assert result.landmarks.dtype == state.params.scale.dtype == dtype
+    assert len(asked) == 1
+
+
+@pytest.mark.slow
+def test_the_compiled_step_does_the_same() -> None:
+    face = make_example()
+    model, box = face["model"], face["box"]
+    lists = {"host": [], "step": []}
+    for name, states in lists.items():
+        state = start_tracking(model, OPTIONS)
+        for step in range(3):
+            image = shifted(face["image"], step, 0)
+            if name == "host":
+                state, result = track_frame(
+                    model, image, state, OPTIONS, lambda: np.asarray(box)
+                )
+            else:
+                state, result = track_step(model, image, state, OPTIONS, box)
+            states.append((state, result))
+    for one, other in zip(*lists.values(), strict=True):
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), one, other
+        )
+    bad = jnp.full(4, jnp.nan)
+    state, result = track_step(
+        model, face["image"], start_tracking(model, OPTIONS), OPTIONS, bad
+    )
+    assert not result.success and int(state.failures_in_a_row) == 0
+
+
+@pytest.mark.slow
+def test_many_faces_at_once_and_none_touches_another() -> None:
+    face = make_example()
+    model, image = face["model"], jnp.asarray(face["image"])
+    state = start_tracking(model, OPTIONS)
+    states = jax.tree.map(lambda x: jnp.stack([x, x]), state)
+    boxes = jnp.stack([face["box"], jnp.full(4, jnp.nan)])
+    step = jax.vmap(lambda s, b: track_step(model, image, s, OPTIONS, b))
+    after, results = step(states, boxes)
+    alone = restart_face(model, face["image"], face["box"], OPTIONS)
+    assert results.success.tolist() == [True, False]
+    assert after.initialised.tolist() == [True, False]
+    np.testing.assert_allclose(results.landmarks[0], alone.landmarks, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_large_windows_after_a_failure() -> None:
+    face = make_example()
+    options = TrackOptions(first=FitOptions(window_sizes=(7, 9)), follow=SMALL)
+    state = start_tracking(face["model"], options)
+    state = dataclasses.replace(
+        state, params=face["params"], initialised=jnp.ones((), bool)
+    )
+    for success, scales in ((True, [True, False]), (False, [True, True])):
+        now = dataclasses.replace(state, success=jnp.asarray(success))
+        result = follow_face(face["model"], face["image"], now, options)
+        used = np.asarray(result.num_steps).sum(axis=1) > 0
+        assert used.tolist() == scales
+
+
+# The template.
+
+
+@pytest.mark.parametrize("move", [(0, 0), (25, -14), (-30, 22)])
+@pytest.mark.parametrize("zoom", [0.25, 1.2])
+def test_the_template_finds_a_shift(move, zoom) -> None:
+    face = make_example()
+    image, landmarks = jnp.asarray(face["image"]), face["landmarks"]
+    scale = jnp.asarray(zoom)  # below 0.3 nothing is made smaller
+    cut = jax.jit(cut_template)(image, landmarks, scale)
+    moved = jnp.asarray(shifted(face["image"], *move))
+    shift = jax.jit(template_shift)(moved, cut, landmarks, scale)
+    if zoom < 0.3:  # the face is larger than a template then; its corner counts
+        assert int(cut.size.max()) == 96
+    # A pixel of the template is up to 4 of the image.
+    assert np.abs(np.asarray(shift) - np.array(move)).max() <= max(1, 0.6 * zoom / 0.3)
+
+
+@pytest.mark.slow
+def test_without_a_template_nothing_is_shifted() -> None:
+    face = make_example()
+    image, landmarks = jnp.asarray(face["image"]), face["landmarks"]
+    empty = no_template(jnp.zeros(()).dtype, room=True)
+    for where in (landmarks, jnp.full((12, 2), jnp.nan), landmarks + 1e4):
+        shift = template_shift(image, empty, where, jnp.asarray(1.0))
+        np.testing.assert_array_equal(shift, 0)
+    flat = jnp.full((240, 260), 9, jnp.uint8)
+    cut = cut_template(flat, landmarks, jnp.asarray(1.0))
+    shift = template_shift(flat, cut, landmarks, jnp.asarray(1.0))
+    assert np.isfinite(np.asarray(shift)).all()
+
+
+def test_a_template_follows_a_jump_that_windows_do_not() -> None:
+    face = make_example()
+    errors = []
+    for use in (False, True):
+        options = dataclasses.replace(OPTIONS, use_template=use)
+        state = start_tracking(face["model"], options)
+        for move in ((0, 0), (28, -20)):
+            image = shifted(face["image"], *move)
+            state, result = track_frame(
+                face["model"], image, state, options, lambda: np.asarray(face["box"])
+            )
+        truth = np.asarray(face["landmarks"]) + np.array([28, -20])
+        errors.append(np.abs(np.asarray(result.landmarks) - truth).mean())
+    assert errors[1] < 3.0 < 10.0 < errors[0]
+
+
+# Several faces.
+
+
+@dataclasses.dataclass
+class Scene:
+    """Simulated faces: where they are, and whether fits there succeed."""
+
+    boxes: list[np.ndarray]
+    certainty: dict[int, float] = dataclasses.field(default_factory=dict)
+    looked: int = 0
+
+    def _fit(self, box: np.ndarray) -> FitResult:
+        near = [i for i, b in enumerate(self.boxes) if overlap(b, box) > 0.2]
+        result = simulated(
+            1.0, bool(near), self.certainty.get(near[0]) if near else 0.0
+        )
+        place = self.boxes[near[0]] if near else box
+        low, high = place[:2], place[:2] + place[2:]
+        points = np.array([low, high] * 6)
+        return dataclasses.replace(result, landmarks=jnp.asarray(points))
+
+    def detect(self) -> np.ndarray:
+        self.looked += 1
+        return np.array(self.boxes).reshape(-1, 4)
+
+    def work(self) -> FrameWork:
+        return FrameWork(
+            start=lambda: start_tracking(make_example()["model"], OPTIONS),
+            follow=lambda state: self._fit(box_of(state)),
+            restart=self._fit,
+            detect=self.detect,
+            remember=lambda state, result: state,
+        )
+
+
+def box(x: float) -> np.ndarray:
+    return np.array([x, 10.0, 40.0, 40.0])
+
+
+def ids(faces: ManyFaces) -> list[int]:
+    return [track.face_id for track in faces.tracks]
+
+
+MANY = ManyOptions(detect_every=3, max_failures=2)
+
+
+def test_faces_keep_their_numbers_and_new_ones_get_new() -> None:
+    scene, faces = Scene([box(0), box(100)]), ManyFaces()
+    faces = track_faces(faces, scene.work(), OPTIONS, MANY)
+    assert ids(faces) == [0, 1]
+    scene.boxes = [box(105), box(5), box(300)]  # moved, in another order, and a third
+    seen = []
+    for _ in range(3):
+        faces = track_faces(faces, scene.work(), OPTIONS, MANY)
+        seen.append(ids(faces))
+    assert seen == [[0, 1], [0, 1], [0, 1, 2]]  # found when it is time to look
+    assert scene.looked == 2
+    assert [float(box_of(t.state)[0]) for t in faces.tracks] == [5, 105, 300]
+
+
+def test_a_lost_number_is_not_used_again() -> None:
+    scene, faces = Scene([box(0), box(100)]), ManyFaces()
+    faces = track_faces(faces, scene.work(), OPTIONS, MANY)
+    scene.boxes = [box(100)]
+    seen = []
+    for _ in range(3):
+        faces = track_faces(faces, scene.work(), OPTIONS, MANY)
+        seen.append([(t.face_id, bool(t.result.success)) for t in faces.tracks])
+    # Two failures are borne, the third ends it.
+    assert seen == [[(0, False), (1, True)]] * 2 + [[(1, True)]]
+    assert scene.looked == 4  # at once after each loss
+    scene.boxes = [box(100), box(0)]
+    for _ in range(3):
+        faces = track_faces(faces, scene.work(), OPTIONS, MANY)
+    assert ids(faces) == [1, 2]
+
+
+def test_a_lost_face_is_taken_up_again_under_its_number() -> None:
+    scene, faces = Scene([box(0)]), ManyFaces()
+    faces = track_faces(faces, scene.work(), OPTIONS, MANY)
+    scene.boxes = [box(34)]  # too far to follow, near enough to be the same
+    faces = track_faces(faces, scene.work(), OPTIONS, MANY)
+    assert ids(faces) == [0] and faces.next_id == 1
+    assert float(box_of(faces.tracks[0].state)[0]) == 34
+
+
+def test_of_two_tracks_on_one_face_the_less_certain_ends() -> None:
+    scene = Scene([box(0), box(100)], {0: 0.8, 1: 0.95})
+    faces = track_faces(ManyFaces(), scene.work(), OPTIONS, MANY)
+    scene.boxes = [box(10), box(100)]
+    first, second = faces.tracks
+    moved = dataclasses.replace(second, state=first.state)
+    faces = dataclasses.replace(faces, tracks=(first, moved))
+    after = track_faces(faces, scene.work(), OPTIONS, MANY)
+    assert ids(after) == [0]  # equals: the older one stays
+    assert doubles([box(0), box(5)], [(True, 0.8), (True, 0.9)]) == {0}
+    assert doubles([box(0), box(5)], [(True, 0.8), (False, 0.9)]) == {1}
+    assert doubles([box(0), box(90)], [(True, 0.8), (True, 0.8)]) == set()
+
+
+def test_there_is_no_limit_on_the_number_of_faces() -> None:
+    scene = Scene([box(100.0 * i) for i in range(40)])
+    faces = track_faces(ManyFaces(), scene.work(), OPTIONS, MANY)
+    assert ids(faces) == list(range(40))
+
+
+def test_boxes_that_are_none_overlap_nothing() -> None:
+    nan = np.full(4, np.nan)
+    assert overlap(nan, box(0)) == overlap(box(0), np.zeros(4)) == 0
+    assert overlap(box(0), box(0)) == 1
+    assert overlap(box(0), np.array([10.0, 20.0, 4.0, 4.0])) == 1
+    assert len(new_boxes([box(0), box(100)], [nan])) == 2

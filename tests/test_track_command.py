@@ -1,0 +1,320 @@
+"""`jaxclnf track`, as a person uses it."""
+
+import csv
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxclnf.app.cli import main
+from jaxclnf.app.errors import MediaError
+from jaxclnf.app.faces_setup import FaceSetup
+from jaxclnf.app.media import write_png
+from jaxclnf.app.overlay import DrawnFace, OverlayWriter, draw_tracked
+from jaxclnf.app.track import TrackCommand
+from jaxclnf.app.video import frames_of, open_video
+from jaxclnf.fitting.track_options import TrackOptions
+from jaxclnf.storage.npz import save_model
+
+FAST = ["--window-sizes", "7", "--starts", "1", "--no-parts"]
+
+
+@pytest.fixture(scope="module")
+def model_file(example, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("model") / "tiny.npz"
+    save_model(example["model"], path)
+    return str(path)
+
+
+@pytest.fixture
+def out(tmp_path) -> str:
+    return str(tmp_path / "out")
+
+
+@pytest.fixture
+def finds_it(example, monkeypatch) -> list[int]:
+    """A detector that finds the synthetic face where there is one; counts its calls."""
+    calls: list[int] = []
+
+    def detect(bgr, grey):
+        calls.append(1)
+        some = np.asarray(example["box"])[None] if grey.std() > 5 else np.empty((0, 4))
+        return some.astype(np.float64)
+
+    monkeypatch.setattr(FaceSetup, "face_detector", lambda self, model: detect)
+    return calls
+
+
+def colour(grey: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
+
+
+def make_folder(path: Path, frames: list[np.ndarray]) -> Path:
+    path.mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        write_png(path / f"frame_{number:03d}.png", colour(frame))
+    return path
+
+
+def make_video(path: Path, frames: list[np.ndarray], code: str = "MJPG") -> Path:
+    height, width = frames[0].shape
+    writer = cv2.VideoWriter(
+        str(path), cv2.VideoWriter.fourcc(*code), 10.0, (width, height)
+    )
+    for frame in frames:
+        writer.write(colour(frame))
+    writer.release()
+    return path
+
+
+def noise(count: int, shape: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 255, shape).astype(np.uint8) for _ in range(count)]
+
+
+def read_table(*parts: str) -> list[dict[str, str]]:
+    with open(os.path.join(*parts), newline="") as file:
+        return list(csv.DictReader(file, skipinitialspace=True))
+
+
+# Frames.
+
+
+def test_frames_of_a_video_file(tmp_path) -> None:
+    images = [np.full((40, 60), 20 * i, np.uint8) for i in range(6)]
+    video = open_video(make_video(tmp_path / "a.avi", images))
+    assert (video.fps, video.num_frames) == (10.0, 6)
+    frames = list(frames_of(video))
+    assert [f.number for f in frames] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose([f.timestamp for f in frames], np.arange(6) / 10)
+    for frame, image in zip(frames, images, strict=True):
+        assert frame.bgr.shape == (40, 60, 3)
+        assert abs(float(frame.grey.mean()) - float(image.mean())) < 3
+    faster = list(frames_of(open_video(tmp_path / "a.avi", fps=20.0)))
+    assert faster[-1].timestamp == 0.25
+
+
+def test_frames_of_a_folder_in_order_of_names(tmp_path) -> None:
+    folder = make_folder(tmp_path / "v", [np.full((9, 8), i, np.uint8) for i in (1, 2)])
+    (folder / "notes.txt").write_text("no frame")
+    video = open_video(folder)
+    assert (video.fps, video.num_frames) == (30.0, 2)
+    assert [int(f.grey[0, 0]) for f in frames_of(video)] == [1, 2]
+    write_png(folder / "z.png", np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(MediaError, match="frame 3: found 9 x 9 pixels; expected 8 x 9"):
+        list(frames_of(open_video(folder)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("no.avi", None, "no such file"),
+        ("empty.avi", b"", "the file is empty"),
+        ("text.avi", b"this is no video" * 99, "not a video of a known format"),
+        ("folder", "folder", "found no frame in this folder"),
+    ],
+)
+def test_what_is_no_video(tmp_path, name, content, message) -> None:
+    path = tmp_path / name
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(MediaError, match=message) as caught:
+        open_video(path)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.97, 0.6])
+def test_a_video_that_was_cut_off_gives_what_is_there(tmp_path, share) -> None:
+    data = make_video(tmp_path / "a.avi", noise(10)).read_bytes()
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(data[: int(share * len(data))])
+    frames = []
+    with pytest.raises(MediaError, match="damaged or cut off; read .* of 10 frames"):
+        for frame in frames_of(open_video(cut)):
+            frames.append(frame)
+    assert 3 < len(frames) <= 10
+
+
+# The overlay.
+
+
+def test_an_overlay_is_written_whole_or_not_at_all(tmp_path) -> None:
+    path = tmp_path / "o.avi"
+    with OverlayWriter(path, 12.5) as writer:
+        for _ in range(3):
+            writer.write(np.zeros((33, 47, 3), np.uint8))
+    video = open_video(path)
+    assert (video.fps, len(list(frames_of(video)))) == (12.5, 3)
+    with pytest.raises(RuntimeError), OverlayWriter(tmp_path / "p.avi", 5.0) as writer:
+        writer.write(np.zeros((33, 47, 3), np.uint8))
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["o.avi"]
+    with pytest.raises(MediaError, match="cannot be written"):
+        with OverlayWriter(tmp_path / "missing" / "o.avi", 5.0) as writer:
+            writer.write(np.zeros((33, 47, 3), np.uint8))
+
+
+def test_faces_are_drawn_where_they_are() -> None:
+    rng = np.random.default_rng(1)
+    points = rng.uniform(20, 80, (68, 2))
+    plain = np.zeros((100, 100, 3), np.uint8)
+    good = draw_tracked(plain, [DrawnFace(0, points, True)])
+    bad = draw_tracked(plain, [DrawnFace(0, points, False)])
+    assert good[..., 1].sum() > bad[..., 1].sum() and not plain.any()
+    nowhere = [DrawnFace(1, np.full((68, 2), np.nan), True)]
+    assert not draw_tracked(plain, nowhere).any()
+    far = draw_tracked(plain, [DrawnFace(1, points + 1e9, True)])
+    assert far.shape == plain.shape
+
+
+# The command.
+
+
+def test_a_face_is_followed(
+    example, model_file, out, tmp_path, finds_it, capsys
+) -> None:
+    frames = [np.roll(example["image"], i, 1) for i in range(4)]
+    folder = make_folder(tmp_path / "walk.v1", frames)
+    args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
+    assert main([*args, "--overlay", "--fps", "10"]) == 0
+    shown = capsys.readouterr()
+    assert "4 frames, 4 with a face" in shown.out
+    assert "frame 1 of 4" in shown.err
+    assert sorted(os.listdir(out)) == ["walk.v1.avi", "walk.v1.csv"]
+    rows = read_table(out, "walk.v1.csv")
+    assert [r["frame"] for r in rows] == list("1234")
+    assert [r["timestamp"] for r in rows] == ["0.000", "0.100", "0.200", "0.300"]
+    assert {r["face_id"] for r in rows} == {"0"} and {r["success"] for r in rows} == {
+        "1"
+    }
+    truth = np.asarray(example["landmarks"])
+    for step, row in enumerate(rows):
+        found = [[float(row[f"{axis}_{i}"]) for axis in "xy"] for i in range(12)]
+        assert np.abs(np.array(found) - truth - [step, 0]).max() < 4.5
+    assert len(finds_it) == 1
+    overlay = list(frames_of(open_video(Path(out, "walk.v1.avi"))))
+    assert len(overlay) == 4 and overlay[0].grey.shape == example["image"].shape
+
+
+def test_no_faces_at_all(model_file, out, tmp_path, capsys) -> None:
+    folder = make_folder(tmp_path / "black", [np.zeros((120, 90), np.uint8)] * 3)
+    args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
+    for more in ([], ["--multi", "--name", "many"]):
+        assert main([*args, *more]) == 0
+    assert capsys.readouterr().out.count("3 frames, 0 with a face") == 2
+    for name, face_id in (("black.csv", "0"), ("many.csv", "-1")):
+        rows = read_table(out, name)
+        assert [(r["frame"], r["face_id"], r["success"]) for r in rows] == [
+            (str(i), face_id, "0") for i in (1, 2, 3)
+        ]
+
+
+@pytest.mark.slow
+def test_several_faces_have_a_row_each(
+    example, model_file, out, tmp_path, finds_it
+) -> None:
+    frames = [np.zeros_like(example["image"]), *[example["image"]] * 3]
+    folder = make_folder(tmp_path / "v", frames)
+    args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
+    assert main([*args, "--multi", "--detect-every", "2"]) == 0
+    rows = read_table(out, "v.csv")
+    assert [(r["frame"], r["face_id"], r["success"]) for r in rows] == [
+        ("1", "-1", "0"),
+        ("2", "-1", "0"),
+        ("3", "0", "1"),
+        ("4", "0", "1"),
+    ]
+
+
+def test_bad_videos_do_not_stop_the_others(
+    example, model_file, out, tmp_path, finds_it, capsys
+) -> None:
+    data = make_video(tmp_path / "a.avi", [example["image"]] * 8).read_bytes()
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(data[: int(0.6 * len(data))])
+    folder = make_folder(tmp_path / "torn", [example["image"]] * 2)
+    (folder / "frame_002.png").write_bytes(b"no picture")
+    late = make_folder(tmp_path / "late", [example["image"]])
+    (late / "frame_000.png").write_bytes(b"no picture")
+    names = [str(tmp_path / "no.avi"), str(cut), str(folder), str(late)]
+    args = ["--model", model_file, "--out", out, *FAST, "--overlay"]
+    assert main(["track", *names, *args]) == 1
+    shown = capsys.readouterr()
+    assert "no.avi: no such file" in shown.err
+    assert "cut.avi: damaged or cut off; read" in shown.err
+    assert "frame_002.png: " in shown.err and "frame_000.png: " in shown.err
+    assert "torn: 2 frames, 2 with a face" in shown.out
+    # Of a video that cannot be used at all there is nothing.
+    assert sorted(os.listdir(out)) == ["cut.avi", "cut.csv", "torn.avi", "torn.csv"]
+    assert len(read_table(out, "torn.csv")) == 2
+    assert 3 <= len(read_table(out, "cut.csv")) < 8
+
+
+def test_an_overlay_never_replaces_its_video(
+    example, model_file, tmp_path, finds_it
+) -> None:
+    video = make_video(tmp_path / "a.avi", [example["image"]] * 2)
+    before = video.read_bytes()
+    args = ["track", str(video), "--model", model_file, "--out", str(tmp_path), *FAST]
+    assert main([*args, "--overlay"]) == 0
+    assert sorted(os.listdir(tmp_path)) == ["a.avi", "a_2.avi", "a_2.csv"]
+    assert video.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "track needs at least one video"),
+        (["a.avi", "--fps", "0"], "--fps 0.0: must be a number above 0"),
+        (["a.avi", "--fps", "nan"], "--fps nan: must be"),
+        (["a.avi", "--detect-every", "0"], "--detect-every 0: must be 1 or more"),
+        (["a.avi", "b.avi", "--name", "x"], "--name x: one name for 2 videos"),
+        (["a.avi", "--name", "x/y"], "must be a file's name"),
+        (["a.avi", "--sigma", "-1"], "--sigma -1.0: must be"),
+        (["-f", "a.avi", "-device", "0"], "live cameras are not read"),
+    ],
+)
+def test_wrong_arguments(args, message, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["track", *args]) == 2
+    assert message in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def command(**fields) -> TrackCommand:
+    return TrackCommand(videos=(Path("a.avi"),), **fields)
+
+
+def test_presets() -> None:
+    for fields, preset in (
+        ({}, TrackOptions()),
+        ({"wild": True}, TrackOptions.wild()),
+        ({"dialect": "openface"}, TrackOptions.openface()),
+        ({"dialect": "openface", "wild": True}, TrackOptions.openface_wild()),
+    ):
+        assert command(**fields).track_options() == preset or same(
+            command(**fields).track_options(), preset
+        )
+    few = command(starts=1, max_steps=3, template=True).track_options()
+    assert few.first.starts == few.follow.starts == 1
+    assert few.first.max_steps == few.follow.max_steps == 3
+    assert few.use_template
+
+
+def same(one: TrackOptions, other: TrackOptions) -> bool:
+    return vars(one.first) == vars(other.first) and (
+        {**vars(one), "first": None, "follow": vars(one.follow)}
+        == {**vars(other), "first": None, "follow": vars(other.follow)}
+    )
+
+
+def test_a_model_of_one_scale_can_be_followed(example) -> None:
+    import dataclasses
+
+    model = dataclasses.replace(example["model"], experts=example["model"].experts[:1])
+    options = command(window_sizes=(7,)).track_options(model)
+    assert options.follow.window_sizes == (7,)
