@@ -13,15 +13,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 EMITTERS = "--xla_cpu_use_fusion_emitters"
-if jax.__version_info__[:2] == (0, 10) and EMITTERS not in os.environ.get(
-    "XLA_FLAGS", ""
-):
-    # XLA's older way to emit code for CPU: half the compilation time of a small fit, the
-    # same speed. Only where it is known: an unknown flag ends the process. To test what
-    # users run, set XLA_FLAGS to this with `=true`.
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}=false".strip()
-    )
+GIVEN_FLAGS = os.environ.get("XLA_FLAGS", "")
+if jax.__version_info__[:2] == (0, 10) and EMITTERS not in GIVEN_FLAGS:
+    # XLA's older way to emit code for CPU: half the time to compile a small fit. Only
+    # in versions that are known to have it: an unknown flag ends the process. To test
+    # what users run, set XLA_FLAGS to the flag with `=true`.
+    os.environ["XLA_FLAGS"] = f"{GIVEN_FLAGS} {EMITTERS}=false".strip()
 
 MOST_MAPPINGS = 20_000
 """Of the 65530 memory mappings that Linux grants a process by default; a compiled
