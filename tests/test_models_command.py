@@ -10,13 +10,10 @@ import numpy as np
 import pytest
 
 from jaxclnf.app.cli import main
-from jaxclnf.app.openface_licence import (
-    IN_SHORT,
-    acceptances_file,
-    find_licence,
-)
+from jaxclnf.app.openface_licence import acceptances_file
 from jaxclnf.experts.types import SVRExperts
 from jaxclnf.openface import release
+from jaxclnf.openface.licence import IN_SHORT, find_licence
 from jaxclnf.storage.load import load_model
 from jaxclnf.storage.openface_cache import cache_folder, find_conversion
 from tests.openface_release import (

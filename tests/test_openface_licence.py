@@ -9,14 +9,12 @@ import pytest
 from jaxclnf.app import openface_licence
 from jaxclnf.app.errors import ArgumentError, MediaError
 from jaxclnf.app.openface_licence import (
-    IN_SHORT,
-    Licence,
     acceptances_file,
     accepted_on,
     ensure_accepted,
-    find_licence,
 )
 from jaxclnf.errors import ModelFileError
+from jaxclnf.openface.licence import IN_SHORT, Licence, find_licence
 from tests.openface_release import LICENCE, isolate
 
 

@@ -9,8 +9,9 @@ from typing import Annotated
 import tyro
 
 from jaxclnf.app.errors import ArgumentError
-from jaxclnf.app.openface_licence import accepted_on, ensure_accepted, find_licence
+from jaxclnf.app.openface_licence import accepted_on, ensure_accepted
 from jaxclnf.errors import ModelFileError
+from jaxclnf.openface.licence import find_licence
 from jaxclnf.openface.release import (
     FOLDER_VARIABLE,
     FileState,

@@ -20,17 +20,12 @@ from jaxclnf.fitting.validate import Validator
 from jaxclnf.openface.ccnf_file import read_ccnf
 from jaxclnf.openface.cen_file import read_cen, read_early_termination
 from jaxclnf.openface.directives import Directive, named, only, read_directives
-from jaxclnf.openface.matrices import read_text
+from jaxclnf.openface.licence import find_licence
 from jaxclnf.openface.pdm_file import read_pdm
 from jaxclnf.openface.svr_file import read_svr
 from jaxclnf.openface.triangulation_file import read_triangulations
 from jaxclnf.openface.validator_file import read_validator
 from jaxclnf.shape.pdm import PDM
-
-_LICENCE_FILES = ("OpenFace-license.txt", "Copyright.txt")
-_LICENCE_IN_SHORT = (
-    "OpenFace licence: academic or non-profit, non-commercial research use only."
-)
 
 
 def read_openface_model(
@@ -45,7 +40,7 @@ def read_openface_model(
 
     Returns:
         The model, without Sigma matrices. Its licence is the text found beside the
-        files, at most two folders up.
+        files, or further up (`find_licence`).
 
     Raises:
         ModelFileError: If a file is missing, damaged, or does not fit the others.
@@ -121,7 +116,7 @@ def _read_model(path: Path, dtype: DTypeLike, outer: tuple[Path, ...]) -> CLNFMo
         validator=_read_validator(main, pdm, dtype),
         info=ModelInfo(
             name=path.stem.removeprefix("main_"),
-            licence=_find_licence(path),
+            licence=find_licence(path.resolve().parent).text,
             provenance=f"OpenFace 2.x model file {path.name}",
         ),
     )
@@ -229,12 +224,3 @@ def _indices(
                 f"landmark {word[:20]!r}", f"an index from 0 to {num_landmarks - 1}"
             )
     return jnp.asarray(np.array([int(word) for word in words], np.int32))
-
-
-def _find_licence(path: Path) -> str:
-    """The licence and notices nearest to a model file, at most two folders up."""
-    for folder in path.resolve().parents[:3]:
-        files = [folder / name for name in _LICENCE_FILES if (folder / name).is_file()]
-        if files:
-            return "\n\n".join(read_text(file).strip() for file in files)
-    return _LICENCE_IN_SHORT
