@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jaxclnf.fitting.fit import fit as fit
     from jaxclnf.fitting.fit import fit_with_trace as fit_with_trace
     from jaxclnf.fitting.hypotheses import starts_from_box as starts_from_box
+    from jaxclnf.fitting.many import fit_many as fit_many
     from jaxclnf.fitting.model import BoxCalibration as BoxCalibration
     from jaxclnf.fitting.model import CLNFModel as CLNFModel
     from jaxclnf.fitting.model import CLNFPart as CLNFPart
@@ -142,6 +143,7 @@ _HOME = {
     "face_squares": "detect.haar",
     "finish_frame": "fitting.track_state",
     "fit": "fitting.fit",
+    "fit_many": "fitting.many",
     "fit_with_trace": "fitting.fit",
     "follow_face": "fitting.track",
     "gradient": "solver.objective",

@@ -1,6 +1,7 @@
 """The step of the openface dialect: its kernel, its clips, its stop, its likelihood."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -136,9 +137,11 @@ def test_traced_is_untraced(names: dict):
     here = (names["pdm"], names["responses"], names["params"], OPTIONS)
     plain = nu_rlms(*here)
     last, states, valid = nu_rlms_with_trace(*here)
-    jax.tree.map(np.testing.assert_array_equal, plain, last)
+    # Not to the last bit: this loop is compiled otherwise than one of a known length.
+    same = partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-9)
+    jax.tree.map(same, plain, last)
     assert int(valid.sum()) == int(plain.num_steps) + 1
-    np.testing.assert_array_equal(states.evidence.shape[5], plain.evidence.shape)
+    same(states.evidence.shape[5], plain.evidence.shape)
 
 
 def test_likelihood_is_taken_before_the_last_step(names: dict):

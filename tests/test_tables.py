@@ -55,6 +55,7 @@ def test_faces_come_off_the_device():
             success=jnp.asarray(status == Status.CONVERGED),
             start=jnp.asarray(0, jnp.int32),
             start_log_likelihoods=jnp.asarray([x]),
+            reach=jnp.full(4, x),
         )
 
     singles = single(Status.CONVERGED, 7.0), single(Status.BAD_START, np.nan)

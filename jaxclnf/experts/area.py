@@ -74,6 +74,49 @@ def areas_of_interest(
     return (1 - down) * upper + down * lower
 
 
+def reach_of_areas(
+    centers: Float[Array, "n 2"], img_from_ref: Float[Array, "2 2"], size: int
+) -> Float[Array, " 4"]:
+    """The part of the image from which `areas_of_interest` takes grey values.
+
+    Args:
+        centers: Landmarks, image pixels.
+        img_from_ref: Scale times rotation from the reference frame to the image.
+        size: Side of each square, reference pixels.
+
+    Returns:
+        `(left, top, right, bottom)`, image pixels, both ends included.
+
+    Example:
+        >>> reach_of_areas(jnp.asarray([[10.0, 20.0]]), jnp.eye(2), 5).tolist()
+        [7.0, 17.0, 13.0, 23.0]
+    """
+    half = jnp.sum(jnp.abs(img_from_ref), axis=1) * jnp.asarray((size - 1) / 2)
+    half = half.astype(centers.dtype) + 1  # Interpolation looks one pixel further.
+    return jnp.concatenate([centers.min(axis=0) - half, centers.max(axis=0) + half])
+
+
+def join_reach(
+    one: Float[Array, "*k 4"], other: Float[Array, "*k 4"]
+) -> Float[Array, "*k 4"]:
+    """The smallest box around two, NaN counting as nothing.
+
+    Args:
+        one: `(left, top, right, bottom)`.
+        other: Likewise.
+
+    Returns:
+        The box around both.
+
+    Example:
+        >>> one, other = jnp.asarray([0.0, 0, 1, 1]), jnp.asarray([-1.0, 2, 0, 3])
+        >>> join_reach(one, other).tolist()
+        [-1.0, 0.0, 1.0, 3.0]
+    """
+    low = jnp.fmin(one[..., :2], other[..., :2])
+    return jnp.concatenate([low, jnp.fmax(one[..., 2:], other[..., 2:])], axis=-1)
+
+
 def _exact_positions(
     centers: Float[Array, "n 2"], img_from_ref: Float[Array, "2 2"], size: int
 ) -> tuple[Array, Array, Array, Array]:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jaxclnf.experts.area import GreyImage
+from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.hypotheses import fit_starts
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
@@ -11,6 +11,7 @@ from jaxclnf.fitting.parts import WithParts, fit_parts, worst_status
 from jaxclnf.fitting.result import FitResult, FitTrace
 from jaxclnf.fitting.schedule import ScalesFit
 from jaxclnf.fitting.validate import CERTAINTY_THRESHOLD, validate
+from jaxclnf.fitting.warp import reach_of_warp
 from jaxclnf.shape.pdm import PDMParams
 from jaxclnf.status import Status, is_failure
 
@@ -61,7 +62,7 @@ def fit_face(
 
     found = fit_starts(model, image, image_size, starts, options, with_trace=with_trace)
     fitted = found.fit
-    whole = WithParts(fitted.landmarks, fitted.params, {})
+    whole = WithParts(fitted.landmarks, fitted.params, {}, found.reach)
     if options.use_parts:
         whole = fit_parts(
             model,
@@ -74,6 +75,7 @@ def fit_face(
         )
     status = worst_status(fitted.status, whole.parts)
     success = ~is_failure(status)
+    reach = join_reach(found.reach, whole.reach)
     certainty = jnp.full_like(fitted.log_likelihood, jnp.nan)
     if model.validator is not None:
         judged = validate(
@@ -81,6 +83,7 @@ def fit_face(
         )
         certainty = jnp.where(success, judged, 0)
         success = certainty > CERTAINTY_THRESHOLD
+        reach = join_reach(reach, reach_of_warp(whole.landmarks))
     result = FitResult(
         landmarks=whole.landmarks,
         params=whole.params,
@@ -105,6 +108,7 @@ def fit_face(
         certainty=certainty,
         success=success,
         start=found.start,
+        reach=jnp.where(jnp.isfinite(reach), reach, jnp.nan),
         start_log_likelihoods=found.log_likelihoods,
     )
     return result, found.trace

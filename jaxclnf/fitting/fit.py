@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage
+from jaxclnf.fitting.canvas import as_grey, cut, whole_image
 from jaxclnf.fitting.face import fit_face
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
@@ -17,7 +18,6 @@ from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult, FitTrace
 from jaxclnf.shape.pdm import PDM, PDMParams
 
-_SMALLEST_CANVAS = 256
 _CHUNK = 64
 """Faces that an accelerator fits at once; on CPU one at a time is fastest."""
 
@@ -158,7 +158,8 @@ def _fit(
         image, size = jnp.asarray(image), jnp.asarray(size)
         return run(model, image, size, starts, options, with_trace)
 
-    image = jnp.asarray(_on_canvas(np.asarray(image), dtype))
+    window = whole_image(image.shape)
+    image = jnp.asarray(cut(as_grey(np.asarray(image), dtype), window)[0])
     if params is None:
         boxes = np.asarray(boxes, dtype)
         start = _starts_from_box if boxes.ndim == 1 else _rows_of_boxes
@@ -237,26 +238,3 @@ def _fit_rows(
         for i in range(0, count, _CHUNK)
     ]
     return jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)[:count]), *chunks)
-
-
-def _on_canvas(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The image in the corner of a zero square with a power of two as its side.
-
-    Outside the image counts as 0 anyway, so results do not change, and photographs of
-    all but the oddest proportions need one compilation per power of two. Strips, four
-    times as long as wide or more, keep a short side of their own to save memory.
-    """
-    if image.dtype != np.uint8:
-        image = image.astype(dtype)
-    longest = max(image.shape)
-    shape = [
-        max(_SMALLEST_CANVAS, _power_of_two(longest if 4 * side > longest else side))
-        for side in image.shape
-    ]
-    canvas = np.zeros(shape, image.dtype)
-    canvas[: image.shape[0], : image.shape[1]] = image
-    return canvas
-
-
-def _power_of_two(least: int) -> int:
-    return 1 << (least - 1).bit_length()

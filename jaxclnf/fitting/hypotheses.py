@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxclnf.experts.area import GreyImage
+from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.model import CLNFModel, EarlyTermination
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitTrace
@@ -84,6 +84,8 @@ class BestStart(NamedTuple):
     """Which start it came from."""
     log_likelihoods: Float[Array, " k"]
     """Log-likelihood from each start; NaN where it was not completed, or failed."""
+    reach: Float[Array, " 4"]
+    """The part of the image that was looked at from all starts together."""
 
 
 def fit_starts(
@@ -163,7 +165,12 @@ def fit_starts(
         scores = jnp.where(is_failure(fits.status), jnp.nan, scores)
     best = _likeliest(scores)
     kept, trace = _pick((fits, traces), best)
-    return BestStart(kept, trace, best, scores)
+    return BestStart(kept, trace, best, scores, _reach_of_all(fits.reach))
+
+
+def _reach_of_all(reaches: Float[Array, "k 4"]) -> Float[Array, " 4"]:
+    low, high = jnp.nanmin(reaches[:, :2], axis=0), jnp.nanmax(reaches[:, 2:], axis=0)
+    return jnp.concatenate([low, high])
 
 
 def _likeliest(scores: Float[Array, " k"]) -> Int[Array, ""]:
@@ -208,7 +215,8 @@ def _stop_early(
         index = jnp.argmax(good).astype(jnp.int32)
         done = complete(index, fits.params.params_local[index])
         values = jnp.full(count, jnp.nan, scores.dtype)
-        return index, done, values.at[index].set(done[0].log_likelihood)
+        values = values.at[index].set(done[0].log_likelihood)
+        return index, done, values, done[0].reach
 
     def the_three_best() -> tuple:
         comparable = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
@@ -223,14 +231,16 @@ def _stop_early(
         values = done[0].log_likelihood
         best = _likeliest(values)
         everything = jnp.full(count, jnp.nan, scores.dtype).at[order].set(values)
-        return order[best], _pick(done, best), everything
+        seen = _reach_of_all(done[0].reach)
+        return order[best], _pick(done, best), everything, seen
 
-    index, (rest, rest_trace), values = lax.cond(
+    index, (rest, rest_trace), values, seen = lax.cond(
         jnp.any(good), only_the_first_good_one, the_three_best
     )
     begun, begun_trace = _pick((fits, traces), index)
     fitted, trace = _joined((begun, begun_trace), (rest, rest_trace), split)
-    return BestStart(fitted, trace, index, values)
+    seen = join_reach(_reach_of_all(fits.reach), seen)
+    return BestStart(fitted, trace, index, values, seen)
 
 
 def _finish_likeliest(
@@ -241,12 +251,14 @@ def _finish_likeliest(
     count = starts.scale.shape[0]
     first, later, split = _divided(options)
     begun = _over_starts(lambda start: fit(start, first), starts)
+    seen = _reach_of_all(begun[0].reach)
     failed = is_failure(begun[0].status)
     scores = jnp.where(failed, -jnp.inf, begun[0].log_likelihood)
     order = jnp.argsort(-scores, stable=True)[: options.finished_starts]
     order = order.astype(jnp.int32)
     begun, failed = _pick((begun, failed), order)
     rest = _over_starts(lambda start: fit(start, later), begun[0].params)
+    seen = join_reach(seen, _reach_of_all(rest[0].reach))
     # After a failure nothing more is run: what had begun stays as it is.
     done = jax.tree.map(
         lambda a, b: jnp.where(failed.reshape(-1, *(1,) * (a.ndim - 1)), a, b),
@@ -257,7 +269,7 @@ def _finish_likeliest(
     best = _likeliest(likelihoods)
     kept, trace = _pick(done, best)
     everything = jnp.full(count, jnp.nan, scores.dtype).at[order].set(likelihoods)
-    return BestStart(kept, trace, order[best], everything)
+    return BestStart(kept, trace, order[best], everything, seen)
 
 
 def _divided(options: FitOptions) -> tuple[FitOptions, FitOptions, int]:

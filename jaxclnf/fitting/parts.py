@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxclnf.experts.area import GreyImage
+from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.model import CLNFModel, CLNFPart
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import PartFit
@@ -30,6 +30,8 @@ class WithParts(NamedTuple):
     landmarks: Float[Array, "n 2"]
     params: PDMParams
     parts: dict[str, PartFit]
+    reach: Float[Array, " 4"]
+    """The part of the image that was looked at for the parts."""
 
 
 def fit_parts(
@@ -70,14 +72,15 @@ def fit_parts(
         >>> list(found.parts)
         ['part']
     """
-    parts = {
-        part.name: _fit_part(
+    parts: dict[str, PartFit] = {}
+    reach = jnp.full(4, jnp.nan, landmarks.dtype)
+    for part in model.parts:
+        parts[part.name], seen = _fit_part(
             part, image, image_size, landmarks, params, usable, options
         )
-        for part in model.parts
-    }
+        reach = join_reach(reach, seen)
     if not parts:
-        return WithParts(landmarks, params, parts)
+        return WithParts(landmarks, params, parts, reach)
     any_fitted = jnp.any(jnp.stack([fitted.fitted for fitted in parts.values()]))
     merged = landmarks
     for part in model.parts:
@@ -92,7 +95,7 @@ def fit_parts(
         return project(model.pdm, found), found
 
     landmarks, params = lax.cond(any_fitted, refit, lambda: (landmarks, params))
-    return WithParts(landmarks, params, parts)
+    return WithParts(landmarks, params, parts, reach)
 
 
 def worst_status(status: Int[Array, ""], parts: dict[str, PartFit]) -> Int[Array, ""]:
@@ -125,7 +128,7 @@ def _fit_part(
     params: PDMParams,
     usable: Bool[Array, ""],
     options: FitOptions,
-) -> PartFit:
+) -> tuple[PartFit, Float[Array, " 4"]]:
     model, own_options = part.model, options.for_part(part.name)
     n = model.pdm.num_landmarks
     target = jnp.zeros((n, 2), landmarks.dtype)
@@ -137,11 +140,11 @@ def _fit_part(
     windows = own_options.window_sizes[: len(model.experts)]
     shape = (len(model.experts), 2)
 
-    def run() -> PartFit:
+    def run() -> tuple[PartFit, Float[Array, " 4"]]:
         fitted, _ = fit_scales(
             model, image, image_size, start, own_options, anywhere=True
         )
-        return PartFit(
+        done = PartFit(
             landmarks=fitted.landmarks,
             params=fitted.params,
             fitted=jnp.ones((), bool),
@@ -151,10 +154,11 @@ def _fit_part(
             newton_distance=fitted.newton_distance,
             log_likelihood=fitted.log_likelihood,
         )
+        return done, fitted.reach
 
-    def place() -> PartFit:
+    def place() -> tuple[PartFit, Float[Array, " 4"]]:
         nothing = jnp.full((), jnp.nan, landmarks.dtype)
-        return PartFit(
+        placed = PartFit(
             landmarks=project(model.pdm, start),
             params=start,
             fitted=jnp.zeros((), bool),
@@ -164,6 +168,7 @@ def _fit_part(
             newton_distance=jnp.full(shape, jnp.nan, landmarks.dtype),
             log_likelihood=nothing,
         )
+        return placed, jnp.full(4, jnp.nan, landmarks.dtype)
 
     return lax.cond(needed, run, place) if any(windows) else place()
 

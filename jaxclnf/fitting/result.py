@@ -103,6 +103,10 @@ class FitResult:
     """Which start the fit came from, counted from 0."""
     start_log_likelihoods: Float[Array, "*b k"]
     """Log-likelihood of the fit from each start, NaN after a failure."""
+    reach: Float[Array, "*b 4"]
+    """The part of the image that was looked at, from all starts: `(left, top, right,
+    bottom)`, pixels. What lies elsewhere has no influence. NaN where nothing was looked
+    at."""
 
 
 @pytree_dataclass

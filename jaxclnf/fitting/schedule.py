@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxclnf.experts.area import GreyImage
+from jaxclnf.experts.area import GreyImage, join_reach, reach_of_areas
 from jaxclnf.experts.responses import response_maps
 from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.fitting.model import CLNFModel
@@ -40,6 +40,7 @@ class ScalesFit(NamedTuple):
     log_likelihood: Float[Array, ""]
     landmark_log_likelihoods: Float[Array, " n"]
     view: Int[Array, ""]
+    reach: Float[Array, " 4"]
     num_passes: Int[Array, ""]
     pass_delta: Float[Array, ""]
     pass_status: Int[Array, ""]
@@ -61,6 +62,7 @@ class _ScaleEnd(NamedTuple):
     phases: tuple[_PhaseReport, ...]
     densities: Float[Array, " n"]
     view: Int[Array, ""]
+    reach: Float[Array, " 4"]
     traces: tuple[tuple[NURLMSState, Array], ...]
 
 
@@ -138,7 +140,7 @@ def fit_scales(
     else:
         origin = jnp.zeros_like(params.translation)
     start = params
-    params = _shifted(params, -origin)
+    params = params.moved(-origin)
 
     def run_scale(k: int, before: _ScaleEnd) -> _ScaleEnd:
         at_scale = options.at_scale(model.experts[k].patch_scaling)
@@ -157,6 +159,16 @@ def fit_scales(
             sampling=options.sampling,
             origin=origin.astype(jnp.int32),
         )
+        seen = reach_of_areas(
+            responses.base_shape + origin[None, :],
+            responses.img_from_ref,
+            windows[k] + model.experts[k].support - 1,
+        )
+        before = before._replace(
+            reach=jnp.where(
+                is_failure(before.status), before.reach, join_reach(before.reach, seen)
+            )
+        )
         return _run_phases(
             pdm, responses, before, kernel, at_scale, options.min_scale, with_trace
         )
@@ -167,6 +179,7 @@ def fit_scales(
         phases=(_not_run(params), _not_run(params)),
         densities=jnp.full(pdm.mean_shape.shape[0], -jnp.inf, params.scale.dtype),
         view=jnp.zeros((), jnp.int32),
+        reach=jnp.asarray([jnp.inf, jnp.inf, -jnp.inf, -jnp.inf], params.scale.dtype),
         traces=(),
     )
     last = max(k for k, window in enumerate(windows) if window)
@@ -185,7 +198,7 @@ def fit_scales(
     mean = jnp.sum(jnp.where(used, densities, 0)) / jnp.maximum(count, 1)
     fitted = ScalesFit(
         landmarks=project(pdm, passes.end.params) + origin[None, :],
-        params=_shifted(passes.end.params, origin),
+        params=passes.end.params.moved(origin),
         status=passes.end.status,
         num_steps=phases.num_steps,
         shape_delta=phases.shape_delta,
@@ -193,11 +206,12 @@ def fit_scales(
         newton_distance=phases.certificate.newton_distance,
         smallest_curvature=phases.certificate.smallest_curvature,
         num_active_bounds=phases.certificate.num_active_bounds,
-        phase_params=_shifted(phases.params, origin),
+        phase_params=phases.params.moved(origin),
         start_params=start,
         log_likelihood=jnp.where(count > 0, mean, -jnp.inf),
         landmark_log_likelihoods=densities,
         view=passes.end.view,
+        reach=passes.end.reach,
         num_passes=passes.num_passes,
         pass_delta=passes.moved,
         pass_status=passes.status,
@@ -214,7 +228,7 @@ def _to_fixed_point(
     """Passes through the last scale until one of them leaves the landmarks in place."""
 
     def one_more(passes: _Passes) -> _Passes:
-        start = before._replace(params=passes.end.params)
+        start = before._replace(params=passes.end.params, reach=passes.end.reach)
         end = run(start)
         moves = project(pdm, end.params) - project(pdm, start.params)
         moved = jnp.max(jnp.sqrt(jnp.sum(moves**2, axis=1)))
@@ -241,7 +255,12 @@ def _to_fixed_point(
             & (p.num_passes < options.max_passes)
         ),
         one_more,
-        _Passes(blank._replace(params=before.params), zero, unknown, zero),
+        _Passes(
+            blank._replace(params=before.params, reach=before.reach),
+            zero,
+            unknown,
+            zero,
+        ),
     )
 
 
@@ -285,6 +304,7 @@ def _run_phases(
         phases=(reports[0], reports[1]),
         densities=jnp.where(skipped, before.densities, found),
         view=jnp.where(skipped, before.view, responses.view),
+        reach=before.reach,
         traces=tuple(traces),
     )
 
@@ -339,12 +359,6 @@ def _not_run(params: PDMParams) -> _PhaseReport:
     )
 
 
-def _shifted(params: PDMParams, by: Float[Array, " 2"]) -> PDMParams:
-    axes = (1,) * (params.translation.ndim - 1)
-    moved = params.translation + by.reshape(*axes, 2)
-    return dataclasses.replace(params, translation=moved)
-
-
 def _per_phase(ends: list[_ScaleEnd | None], start: PDMParams) -> _PhaseReport:
     """The reports of all phases, leading axes scale and phase."""
     reports, params = [], start
@@ -368,6 +382,6 @@ def _join_traces(ends: list[_ScaleEnd | None], origin: Float[Array, " 2"]) -> Fi
     evidence = dataclasses.replace(
         states.evidence, shape=states.evidence.shape + origin[None, None, None, None]
     )
-    params = _shifted(states.params, origin)
+    params = states.params.moved(origin)
     states = dataclasses.replace(states, params=params, evidence=evidence)
     return FitTrace(states=states, valid=valid)

@@ -70,6 +70,24 @@ def region_of_interest(
     return jnp.clip(low, 0, last), jnp.clip(high, 0, last)
 
 
+def reach_of_warp(landmarks: Float[Array, "n 2"]) -> Float[Array, " 4"]:
+    """The part of the image that `warp_face` may look at.
+
+    Args:
+        landmarks: Landmarks, image pixels.
+
+    Returns:
+        `(left, top, right, bottom)`, image pixels, both ends included.
+
+    Example:
+        >>> reach_of_warp(jnp.asarray([[5.0, 20.0], [9.0, 10.0]])).tolist()
+        [1.0, 6.0, 13.0, 24.0]
+    """
+    margin = _MARGIN + 1  # Interpolation looks one pixel further.
+    low, high = landmarks.min(axis=0) - margin, landmarks.max(axis=0) + margin
+    return jnp.concatenate([low, high])
+
+
 def warp_face(
     warp: FaceWarp,
     view: Int[Array, ""],

@@ -8,6 +8,8 @@ The Jacobian is the derivative of `project` along `retract` at a zero step, so i
 rotation columns are derivatives along the tangent, not along Euler angles.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -78,6 +80,24 @@ class PDMParams:
             translation=params_global[4:6],
             params_local=params_local,
         )
+
+    def moved(self, by: Float[Array, " 2"]) -> "PDMParams":
+        """The same face elsewhere in the image; parameters may have leading axes.
+
+        Args:
+            by: How far to move it, pixels.
+
+        Returns:
+            The parameters with `by` added to the translation.
+
+        Example:
+            >>> there = params.moved(jnp.asarray([10.0, 0.0]))
+            >>> [round(x, 3) for x in (there.translation - params.translation).tolist()]
+            [10.0, 0.0]
+        """
+        axes = (1,) * (self.translation.ndim - 1)
+        translation = self.translation + by.reshape(*axes, 2)
+        return dataclasses.replace(self, translation=translation)
 
     @property
     def euler(self) -> Float[Array, " 3"]:

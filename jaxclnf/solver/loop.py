@@ -11,6 +11,7 @@ from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp
 from jaxclnf.solver.certificate import gradient_norm
 from jaxclnf.solver.evidence import evaluate, has_evidence
+from jaxclnf.solver.lanes import run_to_end
 from jaxclnf.solver.newton import first_trust_region
 from jaxclnf.solver.objective import objective_terms
 from jaxclnf.solver.options import NURLMSOptions
@@ -170,6 +171,8 @@ def resume(
 ) -> NURLMSState:
     """Runs a phase on from a state; one that has ended is returned as it is.
 
+    Under `jax.vmap`, faces that have converged cost nothing: see `run_to_end`.
+
     Args:
         pdm: The shape model.
         responses: The maps of this scale.
@@ -185,9 +188,11 @@ def resume(
         >>> int(resume(pdm, responses, state, NURLMSOptions()).num_steps)
         1
     """
-    return lax.while_loop(
+    return run_to_end(
+        lambda shared, own, s: nu_rlms_step(shared[0], own, s, shared[1], rigid=rigid),
         lambda s: s.status == Status.RUNNING,
-        lambda s: nu_rlms_step(pdm, responses, s, options, rigid=rigid),
+        (pdm, options),
+        responses,
         state,
     )
 

@@ -1,0 +1,320 @@
+"""`fit_many`: any number of faces in any number of images.
+
+A fit looks at the neighbourhood of its face only, so that each face is cut out of its
+image: a large photograph costs what its faces cost. What a fit looked at is part of its
+result (`FitResult.reach`); where that was more than was cut out, the face is fitted
+again with more of the image. Thus the numbers are those of `fit`.
+"""
+
+import dataclasses
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Num
+
+from jaxclnf.fitting.canvas import (
+    Window,
+    as_grey,
+    cut,
+    holds,
+    whole_image,
+    window_around,
+)
+from jaxclnf.fitting.face import fit_face
+from jaxclnf.fitting.hypotheses import starts_from_box
+from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.result import FitResult
+
+Numbers = Num[Array | np.ndarray, "..."]
+"""Arrays whose shapes `fit_many` checks by itself: images differ in theirs."""
+
+_MARGIN = 0.5
+"""How much is cut out around a box at first, in sides of the box. On annotated faces
+the starts look 0.3 beyond it, and few fits much further."""
+_CHUNK = {"cpu": 16}
+_ACCELERATOR_CHUNK = 256
+_MOST_PIXELS = 1 << 26
+"""Pixels of the canvases of one chunk; chunks of large ones are smaller."""
+
+
+class _Work(NamedTuple):
+    """Faces to fit, in the order in which they were given."""
+
+    images: list[np.ndarray]
+    boxes: np.ndarray
+    image_index: np.ndarray
+    windows: list[Window]
+
+
+def fit_many(
+    model: CLNFModel,
+    images: Numbers | Sequence[Numbers],
+    boxes: Numbers,
+    *,
+    image_index: Numbers | Sequence[int] | None = None,
+    options: FitOptions = FitOptions(),  # noqa: B008 (immutable)
+    chunk: int | None = None,
+) -> FitResult:
+    """Fits any number of faces in any number of images.
+
+    On CPU the faces of a chunk follow one another and chunks run on all cores;
+    elsewhere the faces of a chunk are fitted at once. Not for use inside `jax.jit`;
+    there `fit` under `jax.vmap` does it.
+
+    Args:
+        model: The model; `model.prepared(options.window_sizes)` makes it faster.
+        images: Grey values `(height, width)` of one image, or of several of any sizes.
+        boxes: `(x, y, width, height)` of one face per row, `(f, 4)`, as for `fit`.
+        image_index: In which image each face is, counted from 0, `(f,)`. Default: all
+            in the only image, or one face in each.
+        options: The options. With `sampling="fixed_point"` no face is cut out, as that
+            is defined in coordinates of the whole image.
+        chunk: How many faces make up a chunk at most. Default: 16 on CPU, else 256;
+            fewer where their canvases would have more than 67 million pixels.
+
+    Returns:
+        The result of each face in the order of the boxes, with one leading axis. A box
+        that is not finite, has no size or lies wholly outside its image gives
+        `Status.BAD_START`, not an error. The landmarks are those of `fit` to within
+        rounding, and do not depend on the other faces.
+
+    Raises:
+        ValueError: An image is not two-dimensional or empty, boxes are not `(f, 4)`,
+            image indices are missing or out of range, or `chunk` is not positive.
+
+    Example:
+        >>> options = FitOptions(window_sizes=(9, 7))
+        >>> boxes = np.stack([box, np.full(4, np.nan)])
+        >>> results = fit_many(model, image, boxes, options=options)
+        >>> [Status(status).name for status in results.status.tolist()]
+        ['CONVERGED', 'BAD_START']
+    """
+    work = _prepared(model, images, boxes, image_index, options)
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk is {chunk}; expected 1 or more, or None")
+    rows: list[FitResult | None] = [None] * len(work.boxes)
+    open_rows = list(range(len(rows)))
+    while open_rows:
+        for i, row in _fit_windows(model, work, open_rows, options, chunk):
+            rows[i] = row
+        open_rows = _enlarged(work, rows, open_rows)
+    if rows:
+        return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *rows)
+    nothing = _inputs(model, work, [], (2, 2), 1)
+    shapes = jax.eval_shape(partial(_fit_chunk, model, options=options), *nothing)
+    return jax.tree.map(lambda x: jnp.zeros((0, *x.shape[1:]), x.dtype), shapes)
+
+
+def _prepared(
+    model: CLNFModel, images: Any, boxes: Any, image_index: Any, options: FitOptions
+) -> _Work:
+    if not isinstance(images, Sequence):
+        images = [images]
+    for k, image in enumerate(images):
+        if image.ndim != 2 or 0 in image.shape:
+            raise ValueError(
+                f"image {k} has shape {image.shape}; expected grey values "
+                "(height, width)"
+            )
+    dtype = np.dtype(model.pdm.mean_shape.dtype)
+    grey = [as_grey(np.asarray(image), dtype) for image in images]
+    boxes = np.asarray(boxes, np.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(
+            f"boxes have shape {boxes.shape}; expected (faces, 4), each "
+            "(x, y, width, height)"
+        )
+    index = _indices(image_index, len(images), len(boxes))
+    windows = []
+    for box, k in zip(boxes, index, strict=True):
+        shape = grey[k].shape
+        low, margin = box[:2], _MARGIN * np.max(box[2:])
+        around = window_around(low - margin, low + box[2:] + margin, shape)
+        cuts = options.sampling == "exact"
+        windows.append(around if cuts else whole_image(shape))
+    return _Work(grey, boxes, index, windows)
+
+
+def _indices(image_index: Any, num_images: int, num_faces: int) -> np.ndarray:
+    if image_index is None:
+        if num_images not in (1, num_faces):
+            raise ValueError(
+                f"found {num_faces} boxes for {num_images} images; expected one box "
+                "for each, or image_index"
+            )
+        one_each = np.arange(num_faces)
+        return one_each if num_images == num_faces else np.zeros_like(one_each)
+    index = np.asarray(image_index)
+    if index.shape != (num_faces,) or not np.issubdtype(index.dtype, np.integer):
+        raise ValueError(
+            f"image_index has shape {index.shape} and type {index.dtype}; expected "
+            f"one whole number for each of {num_faces} boxes"
+        )
+    wrong = np.flatnonzero((index < 0) | (index >= num_images))
+    if wrong.size:
+        raise ValueError(
+            f"image_index[{wrong[0]}] is {index[wrong[0]]}; expected 0 to "
+            f"{num_images - 1}"
+        )
+    return index
+
+
+def _enlarged(
+    work: _Work, rows: list[FitResult | None], fitted: list[int]
+) -> list[int]:
+    """Widens the windows that were too small, and tells which."""
+    too_small = []
+    for i in fitted:
+        row, window = rows[i], work.windows[i]
+        shape = work.images[work.image_index[i]].shape
+        assert row is not None
+        reach = np.asarray(row.reach, np.float64)
+        if holds(window, reach, shape):
+            continue
+        corner = np.array([window.left, window.top], float)
+        low = np.fmin(reach[:2], corner)
+        high = np.fmax(reach[2:], corner + window.shape[::-1])
+        work.windows[i] = window_around(low, high, shape)
+        too_small.append(i)
+    return too_small
+
+
+def _fit_windows(
+    model: CLNFModel,
+    work: _Work,
+    faces: list[int],
+    options: FitOptions,
+    chunk: int | None,
+) -> list[tuple[int, FitResult]]:
+    """Fits faces in their windows: chunks of those whose canvases are alike."""
+    backend = jax.default_backend()
+    groups: dict[tuple, list[int]] = {}
+    for i in faces:
+        grey = work.images[work.image_index[i]]
+        groups.setdefault((work.windows[i].shape, grey.dtype), []).append(i)
+    workers = multiprocessing.cpu_count() if backend == "cpu" else 1
+    chunks = []
+    for (shape, _), members in groups.items():
+        most = max(1, _MOST_PIXELS // (shape[0] * shape[1]))
+        size = min(chunk or _CHUNK.get(backend, _ACCELERATOR_CHUNK), most)
+        # A chunk may hold fewer faces than it has room for: every core gets some.
+        held = min(size, -(-len(members) // workers))
+        chunks += [
+            (members[k : k + held], shape, size) for k in range(0, len(members), held)
+        ]
+
+    def fit_chunk(part: tuple[list[int], tuple[int, int], int]) -> list:
+        members, shape, size = part
+        inputs = _inputs(model, work, members, shape, size)
+        found = _fit_chunk(model, *inputs, options=options)
+        found = jax.tree.map(np.asarray, found)
+        return [
+            (i, jax.tree.map(lambda x, k=k: x[k], found)) for k, i in enumerate(members)
+        ]
+
+    if workers == 1 or len(chunks) < 2:
+        return [row for part in chunks for row in fit_chunk(part)]
+    # The first alone: the others wait for nothing while it is compiled only once.
+    done = fit_chunk(chunks[0])
+    with ThreadPoolExecutor(workers) as pool:
+        for part in pool.map(fit_chunk, chunks[1:]):
+            done += part
+    return done
+
+
+def _inputs(
+    model: CLNFModel,
+    work: _Work,
+    members: list[int],
+    shape: tuple[int, int],
+    size: int,
+) -> tuple:
+    """Canvases, their image sizes, boxes and corners, filled up; and how many faces."""
+    dtype = np.dtype(model.pdm.mean_shape.dtype)
+    first = work.images[work.image_index[members[0]]] if members else None
+    crops = np.zeros((size, *shape), first.dtype if first is not None else np.uint8)
+    sizes = np.ones((size, 2), np.int32)
+    boxes = np.full((size, 4), np.nan, dtype)
+    corners = np.zeros((size, 2), dtype)
+    for k, i in enumerate(members):
+        window = work.windows[i]
+        crops[k], sizes[k] = cut(work.images[work.image_index[i]], window)
+        corners[k] = window.left, window.top
+        boxes[k] = work.boxes[i] - np.array([window.left, window.top, 0, 0])
+    return crops, sizes, boxes, corners, np.int32(len(members))
+
+
+@jax.jit
+def _fit_chunk(
+    model: CLNFModel,
+    crops: Num[Array, "k height width"],
+    sizes: Int[Array, "k 2"],
+    boxes: Float[Array, "k 4"],
+    corners: Float[Array, "k 2"],
+    count: Int[Array, ""],
+    options: FitOptions,
+) -> FitResult:
+    """Fits the first `count` faces; what the others are means nothing."""
+    faces = (crops, sizes, boxes, corners)
+    return lax.platform_dependent(
+        faces,
+        count,
+        cpu=partial(_in_turn, model, options),
+        default=lambda faces, _: _at_once(model, options, faces),
+    )
+
+
+def _one(
+    model: CLNFModel,
+    options: FitOptions,
+    crop: Num[Array, "height width"],
+    size: Int[Array, " 2"],
+    box: Float[Array, " 4"],
+    corner: Float[Array, " 2"],
+) -> FitResult:
+    starts = starts_from_box(model.pdm, box, options.starts)
+    result, _ = fit_face(model, crop, size, starts, options)
+    return _moved(result, corner)
+
+
+def _at_once(model: CLNFModel, options: FitOptions, faces: tuple) -> FitResult:
+    return jax.vmap(partial(_one, model, options))(*faces)
+
+
+def _in_turn(
+    model: CLNFModel, options: FitOptions, faces: tuple, count: Int[Array, ""]
+) -> FitResult:
+    def next_one(i: Array, done: FitResult) -> FitResult:
+        row = _one(model, options, *(x[i] for x in faces))
+        return jax.tree.map(lambda rows, x: rows.at[i].set(x), done, row)
+
+    shapes = jax.eval_shape(partial(_at_once, model, options), faces)
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return lax.fori_loop(0, count, next_one, blank)
+
+
+def _moved(result: FitResult, by: Float[Array, " 2"]) -> FitResult:
+    """The same fit in an image that reaches further to the left and to the top."""
+    parts = {
+        name: dataclasses.replace(
+            part, landmarks=part.landmarks + by[None, :], params=part.params.moved(by)
+        )
+        for name, part in result.parts.items()
+    }
+    return dataclasses.replace(
+        result,
+        landmarks=result.landmarks + by[None, :],
+        params=result.params.moved(by),
+        phase_params=result.phase_params.moved(by),
+        start_params=result.start_params.moved(by),
+        reach=result.reach + jnp.tile(by, 2),
+        parts=parts,
+    )
