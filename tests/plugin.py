@@ -26,6 +26,16 @@ program takes some hundreds, and one too many ends the process without a word.""
 
 DEFAULT_SHARED = Path("../shared")
 SHARED = Path(os.environ.get("JAXCLNF_SHARED") or DEFAULT_SHARED)
+SLOW_EXAMPLES = (
+    "app.check.check_model",
+    "app.face_rows.openface_row",
+    "fitting.track.track_step",
+    "learn.accuracy.held_out_accuracy",
+    "learn.chain.learn_experts",
+    "learn.chain.learn_shape",
+)
+"""Functions whose examples take more than a few seconds to compile."""
+
 IN_CI = bool(os.environ.get("CI"))
 
 
@@ -64,6 +74,8 @@ def pytest_collection_modifyitems(
     )
     too_slow = pytest.mark.skip(reason="slow: set CI=1 or pass -m slow to run it")
     for item in items:
+        if item.name.endswith(SLOW_EXAMPLES):
+            item.add_marker("slow")
         if "slow" in item.keywords and not IN_CI and "slow" not in selected:
             item.add_marker(too_slow)
         if "shared" in item.keywords and not SHARED.is_dir():

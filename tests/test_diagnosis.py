@@ -157,6 +157,7 @@ def test_five_steps_of_openface_are_no_problem(names):
     assert diagnose(trace).kinds == (Kind.CUT_OFF,)
 
 
+@pytest.mark.slow
 def test_a_fit_is_diagnosed_from_its_trace(example):
     options = FitOptions(window_sizes=(7,), max_steps=MAX_STEPS)
     problem = example["model"], example["image"], example["box"]

@@ -11,6 +11,7 @@ from tests.markdown import ROOT, blocks, run_block
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_run(
     page: Path, example: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

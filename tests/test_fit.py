@@ -249,6 +249,7 @@ def test_an_image_of_one_pixel(names):
     assert np.all(np.isfinite(tiny.landmarks))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_bad_pixels_silence_their_landmarks(names, value):
     image = names["image"].astype(np.float64)
@@ -356,7 +357,7 @@ def test_batches_inside_jit(names, boxes):
     assert np.abs(inside.landmarks - loop.landmarks).max() < TOL
 
 
-@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("batched", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_jit_around_known_arguments(names, boxes, result, batched):
     """Nothing is traced but the surroundings."""
     run = jax.jit(lambda: _fit(names, boxes if batched else boxes[0]).landmarks)
@@ -427,6 +428,7 @@ def low() -> dict:
     return _prepared(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STARTS)
 def test_float32_against_float64(names, low, name):
     found = _fit(low, params=_start(low, name))

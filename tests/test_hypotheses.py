@@ -106,6 +106,7 @@ def test_the_likeliest_after_the_first_scale_are_finished(names: dict, skipped: 
         )
 
 
+@pytest.mark.slow
 def test_a_start_that_failed_early_stays_as_it_was(names: dict):
     nothing = dataclasses.replace(_three(names), scale=jnp.full(3, jnp.nan))
     options = FitOptions(solver="em", window_sizes=(9, 7))
@@ -114,6 +115,7 @@ def test_a_start_that_failed_early_stays_as_it_was(names: dict):
     assert not np.any(lost.fit.num_steps) and np.isnan(lost.log_likelihoods).all()
 
 
+@pytest.mark.slow
 def test_the_likeliest_is_kept(names: dict):
     starts = _three(names)
     best = _run(names, starts, OPENFACE)
@@ -130,6 +132,7 @@ def test_the_first_of_equals_is_kept(names: dict):
     assert int(_run(names, twice, OPENFACE).start) == 0
 
 
+@pytest.mark.slow
 def test_a_failed_start_is_not_kept(names: dict):
     starts = _three(names)
     starts = dataclasses.replace(starts, scale=starts.scale.at[2].set(jnp.nan))

@@ -138,9 +138,8 @@ def test_newton_takes_the_same_steps_in_every_program():
     _same(state, plain, NEWTON_TOL)
 
 
-@pytest.mark.parametrize(
-    "dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_fit_with_trace_is_fit(dtype):
     names = synthetic.example(dtype)
     options = FitOptions(solver="em", window_sizes=(0, 7), max_steps=MAX_STEPS)

@@ -13,7 +13,11 @@ from tests import synthetic
 OPTIONS = FitOptions(window_sizes=(7, 7), use_parts=False)
 
 
-@pytest.fixture(scope="module", params=[np.float64, np.float32], ids=["f64", "f32"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(np.float64, marks=pytest.mark.slow), np.float32],
+    ids=["f64", "f32"],
+)
 def fitted(request: pytest.FixtureRequest) -> tuple:
     names = synthetic.example(request.param)
     args = names["model"], names["image"]
