@@ -1,0 +1,63 @@
+"""`fit` and `fit_many` can be made ready on a CPU for the devices of others."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax import export
+
+from jaxclnf.fitting import many
+from jaxclnf.fitting.fit import fit
+from jaxclnf.fitting.options import FitOptions
+from tests import synthetic
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+OPTIONS = {
+    "newton": FitOptions(window_sizes=(9, 7), starts=3, finished_starts=1),
+    "em": FitOptions(solver="em", window_sizes=(7,), starts=1),
+    "openface": FitOptions.openface(starts=3),
+}
+
+
+@pytest.fixture(scope="module")
+def face() -> dict:
+    return synthetic.example(np.float32)
+
+
+def assert_portable(exported: export.Exported) -> None:
+    """No call back into Python, nothing in double precision, all platforms."""
+    assert exported.platforms == PLATFORMS
+    text = exported.mlir_module()
+    assert "callback" not in text
+    assert not re.search(r"\bf64\b|xf64>", text)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_fit(face: dict, name: str):
+    run = jax.jit(
+        lambda model, image, boxes: fit(model, image, boxes, options=OPTIONS[name])
+    )
+    boxes = np.stack([np.asarray(face["box"])] * 4)
+    assert_portable(
+        export.export(run, platforms=PLATFORMS)(face["with_part"], face["image"], boxes)
+    )
+
+
+def test_fit_many(face: dict):
+    model, boxes = face["model"], np.stack([np.asarray(face["box"])] * 4)
+    options = OPTIONS["newton"]
+    work = many._prepared(model, face["image"], boxes, None, options)
+    inputs = many._inputs(model, work, [0, 1, 2, 3], work.windows[0].shape, 4)
+    exporter = export.export(many._fit_chunk, platforms=PLATFORMS)
+    assert_portable(exporter(model, *inputs, options))
+
+
+def test_an_exported_fit_runs_here(face: dict):
+    options = FitOptions(window_sizes=(7,), starts=1)
+    run = jax.jit(lambda *args: fit(*args, options=options).landmarks)
+    args = face["model"], face["image"], face["box"]
+    # Model files hold no programs, but a program can be kept: as bytes.
+    kept = export.export(run)(*args).serialize()
+    landmarks = export.deserialize(kept).call(*args)
+    assert np.abs(np.asarray(landmarks - run(*args))).max() < 1e-3
