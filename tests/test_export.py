@@ -58,7 +58,7 @@ def test_fit_many(face: dict):
     model, boxes = face["model"], np.stack([np.asarray(face["box"])] * 4)
     options = OPTIONS["newton"]
     work = many._prepared(model, face["image"], boxes, None, options)
-    inputs = many._inputs(model, work, [0, 1, 2, 3], work.windows[0].shape, 4)
+    _, inputs = many._inputs(model, work, [0, 1, 2, 3], work.windows[0].shape, 4, 1)
     exporter = export.export(many._fit_chunk, platforms=PLATFORMS)
     assert_portable(exporter(model, *inputs, options))
 

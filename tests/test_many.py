@@ -149,7 +149,7 @@ def test_at_once_is_in_turn(face: dict, album: tuple, results: FitResult):
     images, boxes = album
     work = many._prepared(face["model"], images, boxes, None, QUICK)
     members = [0, 1]
-    inputs = many._inputs(face["model"], work, members, work.windows[0].shape, 2)
+    _, inputs = many._inputs(face["model"], work, members, work.windows[0].shape, 2, 1)
     together = jax.jit(lambda model, *faces: many._at_once(model, QUICK, faces))(
         face["model"], *inputs[:-1]
     )

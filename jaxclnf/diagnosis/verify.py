@@ -14,6 +14,7 @@ from jaxclnf.diagnosis.truth import terms_of, weights_of
 from jaxclnf.experts.area import Sampling
 from jaxclnf.experts.responses import response_maps
 from jaxclnf.experts.types import PatchExperts
+from jaxclnf.fitting.canvas import cut, whole_image
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
@@ -123,7 +124,9 @@ def verify(
     with jax.enable_x64(True):
         double = partial(jax.tree.map, _as_double)
         pdm, base = double(model.pdm), double(result.start_params)
-        grey = jnp.asarray(np.asarray(image, np.float64))
+        # On a canvas, as `fit` has it: one program for images of many sizes.
+        canvas, _ = cut(np.asarray(image, np.float64), whole_image(image.shape))
+        grey = jnp.asarray(canvas)
         for scale, window in enumerate(windows):
             rows.append([_Phase(np.nan, np.nan, np.nan, 0)] * 2)
             if not ran[scale].any():

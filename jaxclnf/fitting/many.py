@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Num
 
 from jaxclnf.fitting.canvas import (
@@ -62,6 +63,7 @@ def fit_many(
     image_index: Numbers | Sequence[int] | None = None,
     options: FitOptions = FitOptions(),  # noqa: B008 (immutable)
     chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> FitResult:
     """Fits any number of faces in any number of images.
 
@@ -79,6 +81,8 @@ def fit_many(
             is defined in coordinates of the whole image.
         chunk: How many faces make up a chunk at most. Default: 16 on CPU, else 256;
             fewer where their canvases would have more than 67 million pixels.
+        mesh: Devices, along one axis, over which faces are spread; a chunk for each at
+            a time. Default: only the default device.
 
     Returns:
         The result of each face in the order of the boxes, with one leading axis. A box
@@ -88,7 +92,8 @@ def fit_many(
 
     Raises:
         ValueError: An image is not two-dimensional or empty, boxes are not `(f, 4)`,
-            image indices are missing or out of range, or `chunk` is not positive.
+            image indices are missing or out of range, `chunk` is not positive, or
+            `mesh` has several axes.
 
     Example:
         >>> options = FitOptions(window_sizes=(9, 7))
@@ -100,15 +105,17 @@ def fit_many(
     work = _prepared(model, images, boxes, image_index, options)
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; expected 1 or more, or None")
+    if mesh is not None and len(mesh.axis_names) != 1:
+        raise ValueError(f"mesh has axes {mesh.axis_names}; expected one")
     rows: list[FitResult | None] = [None] * len(work.boxes)
     open_rows = list(range(len(rows)))
     while open_rows:
-        for i, row in _fit_windows(model, work, open_rows, options, chunk):
+        for i, row in _fit_windows(model, work, open_rows, options, chunk, mesh):
             rows[i] = row
         open_rows = _enlarged(work, rows, open_rows)
     if rows:
         return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *rows)
-    nothing = _inputs(model, work, [], (2, 2), 1)
+    _, nothing = _inputs(model, work, [], (2, 2), 1, 1)
     shapes = jax.eval_shape(partial(_fit_chunk, model, options=options), *nothing)
     return jax.tree.map(lambda x: jnp.zeros((0, *x.shape[1:]), x.dtype), shapes)
 
@@ -193,31 +200,35 @@ def _fit_windows(
     faces: list[int],
     options: FitOptions,
     chunk: int | None,
+    mesh: Mesh | None,
 ) -> list[tuple[int, FitResult]]:
     """Fits faces in their windows: chunks of those whose canvases are alike."""
     backend = jax.default_backend()
+    devices = 1 if mesh is None else mesh.size
     groups: dict[tuple, list[int]] = {}
     for i in faces:
         grey = work.images[work.image_index[i]]
         groups.setdefault((work.windows[i].shape, grey.dtype), []).append(i)
-    workers = multiprocessing.cpu_count() if backend == "cpu" else 1
+    one_cpu = backend == "cpu" and mesh is None
+    workers = multiprocessing.cpu_count() if one_cpu else 1
     chunks = []
     for (shape, _), members in groups.items():
         most = max(1, _MOST_PIXELS // (shape[0] * shape[1]))
         size = min(chunk or _CHUNK.get(backend, _ACCELERATOR_CHUNK), most)
         # A chunk may hold fewer faces than it has room for: every core gets some.
-        held = min(size, -(-len(members) // workers))
+        held = devices * min(size, -(-len(members) // (workers * devices)))
         chunks += [
             (members[k : k + held], shape, size) for k in range(0, len(members), held)
         ]
 
     def fit_chunk(part: tuple[list[int], tuple[int, int], int]) -> list:
         members, shape, size = part
-        inputs = _inputs(model, work, members, shape, size)
-        found = _fit_chunk(model, *inputs, options=options)
+        places, inputs = _inputs(model, work, members, shape, size, devices)
+        found = _fit_chunk(model, *inputs, options=options, mesh=mesh)
         found = jax.tree.map(np.asarray, found)
         return [
-            (i, jax.tree.map(lambda x, k=k: x[k], found)) for k, i in enumerate(members)
+            (i, jax.tree.map(lambda x, k=k: x[k], found))
+            for k, i in zip(places, members, strict=True)
         ]
 
     if workers == 1 or len(chunks) < 2:
@@ -236,37 +247,64 @@ def _inputs(
     members: list[int],
     shape: tuple[int, int],
     size: int,
-) -> tuple:
-    """Canvases, their image sizes, boxes and corners, filled up; and how many faces."""
+    devices: int,
+) -> tuple[list[int], tuple]:
+    """Where each face is in a chunk for each device; canvases, their image sizes, boxes
+    and corners, filled up; and how many faces each device has."""
+    share = -(-len(members) // devices)
+    places = [k // share * size + k % share for k in range(len(members))]
+    counts = np.bincount(np.array(places, int) // size, minlength=devices)
+    size *= devices
     dtype = np.dtype(model.pdm.mean_shape.dtype)
     first = work.images[work.image_index[members[0]]] if members else None
     crops = np.zeros((size, *shape), first.dtype if first is not None else np.uint8)
     sizes = np.ones((size, 2), np.int32)
     boxes = np.full((size, 4), np.nan, dtype)
     corners = np.zeros((size, 2), dtype)
-    for k, i in enumerate(members):
+    for k, i in zip(places, members, strict=True):
         window = work.windows[i]
         crops[k], sizes[k] = cut(work.images[work.image_index[i]], window)
         corners[k] = window.left, window.top
         boxes[k] = work.boxes[i] - np.array([window.left, window.top, 0, 0])
-    return crops, sizes, boxes, corners, np.int32(len(members))
+    return places, (crops, sizes, boxes, corners, counts.astype(np.int32))
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="mesh")
 def _fit_chunk(
     model: CLNFModel,
     crops: Num[Array, "k height width"],
     sizes: Int[Array, "k 2"],
     boxes: Float[Array, "k 4"],
     corners: Float[Array, "k 2"],
-    count: Int[Array, ""],
+    counts: Int[Array, " d"],
     options: FitOptions,
+    mesh: Mesh | None = None,
 ) -> FitResult:
-    """Fits the first `count` faces; what the others are means nothing."""
+    """Fits the first faces of each device's share, as many as its count says.
+
+    What is returned for the others means nothing.
+    """
     faces = (crops, sizes, boxes, corners)
+    if mesh is None:
+        return _on_one_device(model, options, faces, counts)
+    mine = PartitionSpec(*mesh.axis_names)
+    # Each device goes through its own faces: nothing is to be said to the others.
+    spread = jax.shard_map(
+        _on_one_device,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(), mine, mine),
+        out_specs=mine,
+        check_vma=False,
+    )
+    return spread(model, options, faces, counts)
+
+
+def _on_one_device(
+    model: CLNFModel, options: FitOptions, faces: tuple, counts: Int[Array, "1"]
+) -> FitResult:
     return lax.platform_dependent(
         faces,
-        count,
+        counts[0],
         cpu=partial(_in_turn, model, options),
         default=lambda faces, _: _at_once(model, options, faces),
     )

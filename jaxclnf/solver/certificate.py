@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxclnf.experts.types import ResponseMaps
@@ -347,10 +346,15 @@ def relative_curvature(
     one = jnp.diag(jnp.ones_like(normal[0]))
     scale = 1 / jnp.sqrt(jnp.diagonal(normal))
     both = scale[:, None] * scale[None, :]
-    lower = jnp.linalg.cholesky(jnp.where(free, normal * both, one))
-    half = solve_triangular(lower, jnp.where(free, curved * both, one), lower=True)
-    relative = solve_triangular(lower, half.T, lower=True)
     # Only a number to report: not followed by derivatives, whose rule divides by
     # differences of eigenvalues.
-    relative = jax.lax.stop_gradient(0.5 * (relative + relative.T))
-    return jnp.linalg.eigvalsh(relative)[0]
+    normal = jax.lax.stop_gradient(jnp.where(free, normal * both, one))
+    curved = jax.lax.stop_gradient(jnp.where(free, curved * both, one))
+    # Not by a Cholesky factor: on CPU a triangular solve of this size goes to several
+    # threads, whose meeting takes 2 ms; the eigenvalues take 0.14.
+    values, vectors = jnp.linalg.eigh(normal)
+    half = vectors / jnp.sqrt(values)[None, :]
+    relative = jnp.matmul(
+        half.T, jnp.matmul(curved, half, precision="highest"), precision="highest"
+    )
+    return jnp.linalg.eigvalsh(0.5 * (relative + relative.T))[0]
