@@ -10,6 +10,7 @@ import tyro
 
 from jaxclnf.app.errors import AppError
 from jaxclnf.app.openface_options import translate
+from jaxclnf.app.programs import keep_programs
 from jaxclnf.errors import ModelFileError
 
 COMMANDS = {
@@ -30,6 +31,10 @@ COMMANDS = {
         "Learns a model from labelled photographs.",
     ),
     "info": ("jaxclnf.app.info:InfoCommand", "Shows what is in a model."),
+    "warm": (
+        "jaxclnf.app.warm:WarmCommand",
+        "Compiles ahead what fit will need.",
+    ),
     "models": (
         "jaxclnf.app.models:ModelsCommand",
         "Shows which models there are; checks and converts those of OpenFace.",
@@ -59,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     _print_any_text()
+    keep_programs()
     try:
         args = translate(args)
         command = tyro.extras.subcommand_cli_from_dict(

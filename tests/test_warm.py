@@ -1,0 +1,65 @@
+"""Compiled programs are kept; `jaxclnf warm` makes those that `jaxclnf fit` takes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxclnf.app.cli import main
+from jaxclnf.storage.npz import save_model
+from tests import synthetic
+from tests.markdown import ROOT
+
+COMMAND = "import sys; from jaxclnf.app.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def run(home: Path, *args: str) -> subprocess.CompletedProcess:
+    """The command in a process of its own, with another home."""
+    names = ("JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL")
+    environment = {k: v for k, v in os.environ.items() if k not in names}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, *args],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_what_was_made_ahead_is_used(tmp_path: Path):
+    example = synthetic.example(np.float32)
+    model, photo = str(tmp_path / "tiny.npz"), str(tmp_path / "photo.png")
+    save_model(example["model"], model)
+    assert cv2.imwrite(photo, example["image"])
+    x, y, width, height = np.asarray(example["box"]).tolist()
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text(f"x,y,width,height\n{x},{y},{width},{height}\n")
+
+    same = ("--model", model, "--starts", "1", "--window-sizes", "7")
+    warm = run(tmp_path, "warm", *same, "--sizes", "260", "512")
+    assert warm.returncode == 0, warm.stderr
+    assert warm.stdout.count("ready after") == 1  # both sizes share a canvas
+
+    def programs() -> set[str]:
+        folders = tmp_path.glob("cache/jaxclnf/programs/*")
+        return {file.name for folder in folders for file in folder.glob("*-cache")}
+
+    made = programs()
+    assert any("fit_one" in name for name in made)
+    out = str(tmp_path / "out")
+    done = run(tmp_path, "fit", photo, *same, "--boxes", str(boxes), "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "1 converged" in done.stdout and done.stderr == ""
+    assert not [name for name in programs() - made if "fit" in name]
+
+
+@pytest.mark.parametrize("size", ["0", "-512"])
+def test_wrong_sizes(size: str, capsys: pytest.CaptureFixture):
+    assert main(["warm", "--sizes", size]) == 2
+    assert f"--sizes {size}: must be numbers, 1 or more" in capsys.readouterr().err
