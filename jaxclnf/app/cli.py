@@ -33,7 +33,7 @@ COMMANDS = {
     "info": ("jaxclnf.app.info:InfoCommand", "Shows what is in a model."),
     "warm": (
         "jaxclnf.app.warm:WarmCommand",
-        "Compiles ahead what fit will need.",
+        "Compiles ahead what fit will need, with the same arguments.",
     ),
     "models": (
         "jaxclnf.app.models:ModelsCommand",
