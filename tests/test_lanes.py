@@ -104,6 +104,25 @@ def test_forward_derivatives_pass():
     assert np.allclose(slope, expected, rtol=1e-12)
 
 
+def test_derivatives_in_many_directions_pass():
+    first, none = starts(10), jnp.zeros(10)
+    one = jnp.asarray(7.0), jnp.asarray(0, jnp.int32)
+
+    def along(share: jax.Array, where: jax.Array) -> jax.Array:
+        return run(share, jnp.asarray(0.0), (where, one[1]))[0]
+
+    slopes = jax.jacfwd(along, argnums=(0, 1))(SHARE, one[0])
+    end, steps = run(SHARE, jnp.asarray(0.0), one)
+    assert np.allclose(slopes[0], steps.astype(float) * end / 0.5, rtol=1e-12)
+    assert np.allclose(slopes[1], end / one[0], rtol=1e-12)
+
+    def all_of_them(where: jax.Array) -> jax.Array:
+        return jax.vmap(run, (None, 0, 0))(SHARE, none, (where, first[1]))[0]
+
+    each = jax.vmap(jax.jacfwd(along, argnums=1), (None, 0))(SHARE, first[0])
+    assert np.allclose(jax.jacfwd(all_of_them)(first[0]), np.diag(each), rtol=1e-12)
+
+
 @given(
     needs=st.lists(st.integers(0, 12), min_size=1, max_size=40), lanes=st.integers(1, 9)
 )

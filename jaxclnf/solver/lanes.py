@@ -78,7 +78,7 @@ def run_to_end(
 
     @one.def_vmap
     def _(size: int, batched: Sequence, shared: Any, own: Any, state: Any) -> tuple:
-        if any(jax.tree.leaves(batched[0])):
+        if _is_plain(batched):
             return _plain(one.fun, batched, shared, own, state)
         own, state = (
             jax.tree.map(partial(_with_axis, size), tree, flags)
@@ -89,7 +89,7 @@ def run_to_end(
 
     @many.def_vmap
     def _(size: int, batched: Sequence, shared: Any, own: Any, states: Any) -> tuple:
-        if any(jax.tree.leaves(batched[0])):
+        if _is_plain(batched):
             return _plain(many.fun, batched, shared, own, states)
         own, states = (
             jax.tree.map(
@@ -113,8 +113,18 @@ def _with_axis(size: int, x: Any, has_it: bool) -> Array:
     return x if has_it else jnp.broadcast_to(x[None], (size, *x.shape))
 
 
+def _is_plain(batched: Sequence) -> bool:
+    # Nothing is batched where `jax.jacfwd` asks: derivatives in many directions, of one
+    # face.
+    own = any(jax.tree.leaves(batched[1:]))
+    return any(jax.tree.leaves(batched[0])) or not own
+
+
 def _plain(function: Callable, batched: Sequence, *args: Any) -> tuple:
     """As `jax.vmap` would do it: where faces share nothing."""
+    if not any(jax.tree.leaves(batched)):
+        ended = function(*args)
+        return ended, jax.tree.map(lambda _: False, ended)
     axes = jax.tree.map(lambda flag: 0 if flag else None, tuple(batched))
     ended = jax.vmap(function, in_axes=axes)(*args)
     return ended, jax.tree.map(lambda _: True, ended)
