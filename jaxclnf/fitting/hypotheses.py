@@ -304,6 +304,7 @@ def _joined(begun: tuple, rest: tuple, split: int) -> tuple:
     fitted = late._replace(
         status=merge_status(early.status, late.status).astype(jnp.int32),
         start_params=early.start_params,
+        reach=join_reach(early.reach, late.reach),
         **{
             name: jax.tree.map(join, getattr(early, name), getattr(late, name))
             for name in _PER_PHASE
