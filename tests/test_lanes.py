@@ -46,7 +46,7 @@ def test_one_face_is_a_plain_loop():
     assert same(run(SHARE, none, first), loop(SHARE, none, first))
 
 
-@pytest.mark.parametrize("count", [1, 5, 8, 9, 100])
+@pytest.mark.parametrize("count", [0, 1, 5, 8, 9, 100])
 def test_lanes_end_where_a_plain_vmap_does(count: int):
     own = jnp.linspace(-1e-4, 1e-4, count)
     first = starts(count)

@@ -160,6 +160,8 @@ def run_in_lanes(
         ([3.0, 3.0, 3.0, 3.0], 3)
     """
     count = jax.tree.leaves(states)[0].shape[0]
+    if count == 0:
+        return states, jnp.zeros((), jnp.int32)
 
     def all_running(states: Any) -> Bool[Array, " k"]:
         return jax.vmap(is_running)(states)
