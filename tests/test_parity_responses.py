@@ -26,15 +26,15 @@ SAME_PATCH_TOL = 1e-6  # the two builds: 5e-7
 NEURON_TOL = 2e-4  # sums of seven neurons, up to 100: 2e-6 relative
 SAME_PARAMS_TOL = 1e-3  # of 99 % of the maps; more where a position's rounding flips
 FLIPPED_TOL = 5e-3  # a patch sampled 1/32 px aside; the two builds: 2e-3
-CONFIGURATIONS = (
+CCNF_CONFIGURATIONS = (
     "clnf_general",
     "clnf_wild",
     "clnf_multi_pie",
     "inner",
     "left_eye",
     "right_eye",
-    "svr_general",
 )
+CONFIGURATIONS = (*CCNF_CONFIGURATIONS, "svr_general")
 
 
 class Case:
@@ -145,11 +145,10 @@ def test_responses_of_the_same_patch(configuration):
         assert largest(np.asarray(maps)[used] - reference[used]) < SAME_PATCH_TOL
 
 
+@pytest.mark.parametrize("configuration", CCNF_CONFIGURATIONS, indirect=True)
 def test_neurons_and_sigma(configuration):
     """Each stage from the reference's input: neurons, dense Sigma, solved Sigma."""
     model, cases = configuration
-    if not isinstance(model.experts[0], CCNFExperts):
-        pytest.skip("SVR experts have neither neurons nor Sigma")
     dense = [with_sigma(e, tuple(e.neighbours)) for e in model.experts]
     checked = 0
     for case in cases:
