@@ -193,7 +193,7 @@ def test_with_sigma_is_the_inverse_and_zero_without_expert(experts):
     for view in range(2):
         expected = _explicit_sigma(experts, view, 7)
         np.testing.assert_allclose(prepared.sigma[7][view], expected, atol=TOL)
-    np.testing.assert_array_equal(prepared.sigma[7][1, 0], 0)
+    np.testing.assert_array_equal(prepared.sigma[7][1][0], 0)
     assert with_sigma(prepared, ()).sigma == {}
     assert experts.sigma == {}  # left as it was
 

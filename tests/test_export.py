@@ -58,7 +58,8 @@ def test_fit_many(face: dict):
     model, boxes = face["model"], np.stack([np.asarray(face["box"])] * 4)
     options = OPTIONS["newton"]
     work = many._prepared(model, face["image"], boxes, None, options)
-    _, inputs = many._inputs(model, work, [0, 1, 2, 3], work.windows[0].shape, 4, 1)
+    canvas = many._Canvas(work.windows[0].shape, face["image"].dtype)
+    _, inputs = many._inputs(model, work, [0, 1, 2, 3], canvas, 4, 1)
     exporter = export.export(many._fit_chunk, platforms=PLATFORMS)
     assert_portable(exporter(model, *inputs, options))
 

@@ -212,7 +212,7 @@ def test_published_self_check(openface_dir):
     coarsest = read_model(openface_dir, "clnf_general").experts[0]
     assert isinstance(coarsest, CCNFExperts)
     experts = with_sigma(coarsest, (11,))
-    sigma = np.asarray(experts.sigma[11][0, 0], np.float64)
+    sigma = np.asarray(experts.sigma[11][0][0], np.float64)
     eigenvalues = np.linalg.eigvalsh(sigma)
     assert np.isclose(np.diag(sigma).mean(), 0.006257, atol=1e-6)
     assert np.isclose(eigenvalues[-1] / eigenvalues[0], 1.90, atol=0.01)

@@ -48,7 +48,7 @@ def tiny_ccnf(
         beta=abs(draw(2, num, num_betas)),
         confidence=draw(2, num),
         neighbours=neighbours if num_betas else {},
-        sigma={3: draw(2, num, 9, 9)},
+        sigma={3: (draw(num, 9, 9), draw(num, 9, 9))},
     )
 
 

@@ -12,16 +12,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxclnf"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-FLOOR = {"pytree", "status", "errors"}
+FLOOR = {"pytree", "status", "errors", "batching", "linalg"}
 INNER = {"shape", "experts", "solver", "fitting"}
 MAY_IMPORT = {
     "pytree": set(),
     "status": set(),
     "errors": set(),
-    "shape": {"pytree", "status"},
-    "experts": {"pytree", "status", "shape"},
-    "solver": {"pytree", "status", "shape", "experts"},
-    "fitting": {"pytree", "status", "shape", "experts", "solver"},
+    "batching": set(),
+    "linalg": {"batching"},
+    "shape": FLOOR,
+    "experts": FLOOR | {"shape"},
+    "solver": FLOOR | {"shape", "experts"},
+    "fitting": FLOOR | {"shape", "experts", "solver"},
     "diagnosis": FLOOR | INNER,
     "detect": FLOOR | INNER,
     "learn": FLOOR | INNER | {"detect"},

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from jaxclnf.experts.materialised import materialised_integers
+
 Sampling = Literal["exact", "fixed_point"]
 """`"exact"` is smooth between pixels; `"fixed_point"` is OpenFace's 1/32 px grid."""
 
@@ -132,6 +134,7 @@ def _exact_positions(
 def _fixed_point_positions(
     centers: Float[Array, "n 2"], img_from_ref: Float[Array, "2 2"], size: int
 ) -> tuple[Array, Array, Array, Array]:
+    n = centers.shape[0]
     a, b = img_from_ref[0, 0], -img_from_ref[0, 1]
     half = jnp.asarray((size - 1) / 2, centers.dtype)
     # Corner of the area in the image; the landmark lies in its middle.
@@ -139,18 +142,19 @@ def _fixed_point_positions(
     corner_y = centers[:, 1] - a * half - b * half
     steps = jnp.arange(size, dtype=jnp.int32)
     # Columns and rows are rounded apart and added as integers, as OpenCV does.
-    x = (
-        _round_fixed(a, steps)[None, None, :]
-        + _round_fixed(-b, steps, corner_x)[:, :, None]
+    rounded = jnp.concatenate(
+        [
+            _round_fixed(a, steps)[None],
+            _round_fixed(b, steps)[None],
+            _round_fixed(-b, steps, corner_x),
+            _round_fixed(a, steps, corner_y),
+        ]
     )
-    y = (
-        _round_fixed(b, steps)[None, None, :]
-        + _round_fixed(a, steps, corner_y)[:, :, None]
-    )
+    rounded = materialised_integers(rounded, centers.dtype)
+    along, across = rounded[:2, None, None, :], rounded[2:].reshape(2, n, size, 1)
     fraction = 1 << _FRACTION_BITS
     shift = _POSITION_BITS - _FRACTION_BITS
-    x = (x + (1 << (shift - 1))) >> shift
-    y = (y + (1 << (shift - 1))) >> shift
+    x, y = (along + across + (1 << (shift - 1))) >> shift
     return (
         x >> _FRACTION_BITS,
         y >> _FRACTION_BITS,

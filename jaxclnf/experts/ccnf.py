@@ -11,10 +11,12 @@ facial landmark detection in the wild, ICCVW 2013).
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxclnf.experts.types import CCNFExperts
@@ -111,8 +113,10 @@ def apply_sigma(
     """
     window = math.isqrt(field.shape[1])
     if window in experts.sigma:
-        sigma = experts.sigma[window][view]
-        return jnp.einsum("nij,nj->ni", sigma, field, precision="highest")
+        # Taking one view's matrices out of an array of all would copy megabytes for
+        # each face. Under `jax.vmap` all views' products are made, and still no copy.
+        products = [partial(_products, sigma) for sigma in experts.sigma[window]]
+        return lax.switch(view, products, field)
     diagonal = 2 * jnp.sum(experts.alpha[view], axis=1)[:, None]
     present = diagonal > 0
     inverse_diagonal = jnp.where(present, 1 / jnp.where(present, diagonal, 1), 0)
@@ -135,6 +139,12 @@ def apply_sigma(
     return solution
 
 
+def _products(
+    sigma: Float[Array, "n ww ww"], field: Float[Array, "n ww"]
+) -> Float[Array, "n ww"]:
+    return jnp.einsum("nij,nj->ni", sigma, field, precision="highest")
+
+
 def with_sigma(experts: CCNFExperts, window_sizes: Sequence[int]) -> CCNFExperts:
     """Experts that hold their Sigma matrices for some window sizes.
 
@@ -150,7 +160,7 @@ def with_sigma(experts: CCNFExperts, window_sizes: Sequence[int]) -> CCNFExperts
 
     Example:
         >>> experts = with_sigma(model.experts[0], (7,))
-        >>> experts.sigma[7].shape[2:]
+        >>> experts.sigma[7][0].shape[1:]
         (49, 49)
     """
     alpha = np.asarray(experts.alpha, np.float64).sum(axis=-1)
@@ -162,13 +172,15 @@ def with_sigma(experts: CCNFExperts, window_sizes: Sequence[int]) -> CCNFExperts
             continue
         neighbours = np.asarray(experts.neighbours[window], np.float64)
         side = neighbours.shape[-1]
-        matrices = np.zeros(alpha.shape + (side, side), experts.alpha.dtype)
+        views = []
         for view in range(alpha.shape[0]):
             index = np.nonzero(present[view])[0]
             precision_matrix = 2 * (
                 alpha[view, index, None, None] * np.eye(side)
                 + np.einsum("nc,cij->nij", beta[view, index], neighbours)
             )
-            matrices[view, index] = np.linalg.inv(precision_matrix)
-        sigma[window] = jnp.asarray(matrices)
+            matrices = np.zeros((alpha.shape[1], side, side), experts.alpha.dtype)
+            matrices[index] = np.linalg.inv(precision_matrix)
+            views.append(jnp.asarray(matrices))
+        sigma[window] = tuple(views)
     return dataclasses.replace(experts, sigma=sigma)

@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxclnf.experts.materialised import materialised
+
 
 def normalised_correlation(
     areas: Float[Array, "n a a"], filters: Float[Array, "n k p p"]
@@ -29,19 +31,20 @@ def normalised_correlation(
     n, a, _ = areas.shape
     _, k, p, _ = filters.shape
     w = a - p + 1
-    areas = _materialised(areas)
+    areas = materialised(areas)
     # Any one grey value taken away keeps digits in the sums below.
     areas = areas - areas[:, a // 2, a // 2][:, None, None]
-    # With zero-mean filters the regions' own means drop out of the products.
+    shifted = [areas[:, i : i + w, j : j + w] for i in range(p) for j in range(p)]
+    regions = jnp.stack(shifted, axis=1).reshape(n, p * p, w * w)
+    # With zero-mean filters the regions' own means drop out of the products. One more
+    # filter gives these means.
     filters = filters - filters.mean(axis=(2, 3), keepdims=True)
-    # Unfolding columns alone, with the filters' rows as further filters, moves a sixth
-    # of the memory that unfolding whole regions would.
-    columns = jnp.stack([areas[:, :, j : j + w] for j in range(p)], axis=1)
-    by_row = jnp.matmul(
-        filters.reshape(n, k * p, p), columns.reshape(n, p, a * w), precision="highest"
-    ).reshape(n, k, p, a, w)
-    products = _sum([by_row[:, :, i, i : i + w] for i in range(p)])
-    return (products * inverse_norms(areas, p)[:, None]).reshape(n, k, w * w)
+    average = jnp.full((n, 1, p * p), 1 / (p * p), filters.dtype)
+    filters = jnp.concatenate([filters.reshape(n, k, p * p), average], axis=1)
+    products = jnp.matmul(filters, regions, precision="highest")
+    # In two passes, so that nothing cancels where contrast is low.
+    squares = jnp.sum((regions - products[:, k:]) ** 2, axis=1)
+    return products[:, :k] * _inverse_root(squares, areas)[:, None]
 
 
 def inverse_norms(areas: Float[Array, "n a a"], side: int) -> Float[Array, "n w w"]:
@@ -59,9 +62,16 @@ def inverse_norms(areas: Float[Array, "n a a"], side: int) -> Float[Array, "n w 
         >>> inverse_norms(jnp.asarray([[[0.0, 2.0], [2.0, 0.0]]]), 2).tolist()
         [[[0.5]]]
     """
+    n, a, _ = areas.shape
     squares = _squared_norms(areas, side)
+    return _inverse_root(squares.reshape(n, -1), areas).reshape(squares.shape)
+
+
+def _inverse_root(
+    squares: Float[Array, "n ww"], areas: Float[Array, "n a a"]
+) -> Float[Array, "n ww"]:
     # Rounding alone leaves about this much norm in a region of equal pixels.
-    largest = jnp.max(jnp.abs(areas), axis=(1, 2))[:, None, None]
+    largest = jnp.max(jnp.abs(areas), axis=(1, 2))[:, None]
     flat = squares <= (32 * jnp.finfo(areas.dtype).eps * largest) ** 2
     return jnp.where(flat, 0, 1 / jnp.sqrt(jnp.where(flat, 1, squares)))
 
@@ -76,7 +86,7 @@ def _squared_norms(areas: Float[Array, "n a a"], side: int) -> Float[Array, "n w
     n, a, _ = areas.shape
     w = a - side + 1
     # Sums of `side` neighbours as products with a band matrix, for the same reason as
-    # in `_materialised`.
+    # in `materialised`.
     band = np.sum([np.eye(a, w, -j) for j in range(side)], axis=0, dtype=areas.dtype)
     row_means = jnp.matmul(areas.reshape(n * a, a), band, precision="highest")
     row_means = row_means.reshape(n, a, w) / side
@@ -89,17 +99,3 @@ def _squared_norms(areas: Float[Array, "n a a"], side: int) -> Float[Array, "n w
 
 def _sum(terms: list[Array]) -> Array:
     return sum(terms[1:], start=terms[0])
-
-
-def _materialised(areas: Float[Array, "n a a"]) -> Float[Array, "n a a"]:
-    """The same values, computed once.
-
-    Left alone, XLA's CPU compiler fuses the bilinear sampling into every shifted copy
-    and samples each pixel up to 121 times; it removes `optimization_barrier` before it
-    fuses (seen in 0.10.1). A matrix product it never fuses, so here is one with the
-    identity, which is exact: 5 times faster in all.
-    """
-    n, a, _ = areas.shape
-    identity = np.eye(a, dtype=areas.dtype)
-    product = jnp.matmul(areas.reshape(n * a, a), identity, precision="highest")
-    return product.reshape(n, a, a)

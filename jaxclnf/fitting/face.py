@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from jaxclnf.batching import in_turn_on_cpu
 from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.hypotheses import fit_starts
 from jaxclnf.fitting.model import CLNFModel
@@ -78,7 +79,8 @@ def fit_face(
     reach = join_reach(found.reach, whole.reach)
     certainty = jnp.full_like(fitted.log_likelihood, jnp.nan)
     if model.validator is not None:
-        judged = validate(
+        judge = validate if with_trace else in_turn_on_cpu(validate)
+        judged = judge(
             model.validator, image, whole.landmarks, whole.params.euler, image_size
         )
         certainty = jnp.where(success, judged, 0)

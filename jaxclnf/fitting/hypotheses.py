@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxclnf.batching import map_batch
 from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.model import CLNFModel, EarlyTermination
 from jaxclnf.fitting.options import FitOptions
@@ -187,11 +188,7 @@ def _over_starts(function, starts: PDMParams):
     if starts.scale.shape[0] == 1:
         only = function(jax.tree.map(lambda x: x[0], starts))
         return jax.tree.map(lambda x: x[None], only)
-    return lax.platform_dependent(
-        starts,
-        cpu=lambda s: lax.map(function, s),
-        default=jax.vmap(function),
-    )
+    return map_batch(function, starts)
 
 
 def _stop_early(

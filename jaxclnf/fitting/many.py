@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Num
 
@@ -55,6 +54,13 @@ class _Work(NamedTuple):
     windows: list[Window]
 
 
+class _Canvas(NamedTuple):
+    """What a program is compiled for: the size and the type of cut-out images."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+
 def fit_many(
     model: CLNFModel,
     images: Numbers | Sequence[Numbers],
@@ -67,9 +73,8 @@ def fit_many(
 ) -> FitResult:
     """Fits any number of faces in any number of images.
 
-    On CPU the faces of a chunk follow one another and chunks run on all cores;
-    elsewhere the faces of a chunk are fitted at once. Not for use inside `jax.jit`;
-    there `fit` under `jax.vmap` does it.
+    The faces of a chunk are fitted at once; on CPU as many chunks as there are cores
+    run at a time. Not for use inside `jax.jit`; there `fit` under `jax.vmap` does it.
 
     Args:
         model: The model; `model.prepared(options.window_sizes)` makes it faster.
@@ -80,7 +85,8 @@ def fit_many(
         options: The options. With `sampling="fixed_point"` no face is cut out, as that
             is defined in coordinates of the whole image.
         chunk: How many faces make up a chunk at most. Default: 16 on CPU, else 256;
-            fewer where their canvases would have more than 67 million pixels.
+            fewer where their canvases would have more than 67 million pixels. Programs
+            are compiled for chunks of this many and for powers of two below it.
         mesh: Devices, along one axis, over which faces are spread; a chunk for each at
             a time. Default: only the default device.
 
@@ -115,7 +121,7 @@ def fit_many(
         open_rows = _enlarged(work, rows, open_rows)
     if rows:
         return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *rows)
-    _, nothing = _inputs(model, work, [], (2, 2), 1, 1)
+    _, nothing = _inputs(model, work, [], _Canvas((2, 2), np.dtype(np.uint8)), 1, 1)
     shapes = jax.eval_shape(partial(_fit_chunk, model, options=options), *nothing)
     return jax.tree.map(lambda x: jnp.zeros((0, *x.shape[1:]), x.dtype), shapes)
 
@@ -205,25 +211,28 @@ def _fit_windows(
     """Fits faces in their windows: chunks of those whose canvases are alike."""
     backend = jax.default_backend()
     devices = 1 if mesh is None else mesh.size
-    groups: dict[tuple, list[int]] = {}
+    groups: dict[_Canvas, list[int]] = {}
     for i in faces:
         grey = work.images[work.image_index[i]]
-        groups.setdefault((work.windows[i].shape, grey.dtype), []).append(i)
+        canvas = _Canvas(work.windows[i].shape, grey.dtype)
+        groups.setdefault(canvas, []).append(i)
     one_cpu = backend == "cpu" and mesh is None
     workers = multiprocessing.cpu_count() if one_cpu else 1
     chunks = []
-    for (shape, _), members in groups.items():
-        most = max(1, _MOST_PIXELS // (shape[0] * shape[1]))
-        size = min(chunk or _CHUNK.get(backend, _ACCELERATOR_CHUNK), most)
-        # A chunk may hold fewer faces than it has room for: every core gets some.
-        held = devices * min(size, -(-len(members) // (workers * devices)))
+    for canvas, members in groups.items():
+        most = max(1, _MOST_PIXELS // (canvas.shape[0] * canvas.shape[1]))
+        most = min(chunk or _CHUNK.get(backend, _ACCELERATOR_CHUNK), most)
+        # A chunk may hold fewer faces than it could: every core gets some.
+        held = min(most, -(-len(members) // (workers * devices)))
+        size = min(most, 1 << (held - 1).bit_length())
+        held *= devices
         chunks += [
-            (members[k : k + held], shape, size) for k in range(0, len(members), held)
+            (members[k : k + held], canvas, size) for k in range(0, len(members), held)
         ]
 
-    def fit_chunk(part: tuple[list[int], tuple[int, int], int]) -> list:
-        members, shape, size = part
-        places, inputs = _inputs(model, work, members, shape, size, devices)
+    def fit_chunk(part: tuple[list[int], _Canvas, int]) -> list:
+        members, canvas, size = part
+        places, inputs = _inputs(model, work, members, canvas, size, devices)
         found = _fit_chunk(model, *inputs, options=options, mesh=mesh)
         found = jax.tree.map(np.asarray, found)
         return [
@@ -233,31 +242,30 @@ def _fit_windows(
 
     if workers == 1 or len(chunks) < 2:
         return [row for part in chunks for row in fit_chunk(part)]
-    # The first alone: the others wait for nothing while it is compiled only once.
-    done = fit_chunk(chunks[0])
+    # A chunk without faces first, which takes little: threads that came to a program at
+    # once would each compile it.
+    for canvas, size in {(canvas, size) for _, canvas, size in chunks}:
+        _, nothing = _inputs(model, work, [], canvas, size, devices)
+        jax.block_until_ready(_fit_chunk(model, *nothing, options=options, mesh=mesh))
     with ThreadPoolExecutor(workers) as pool:
-        for part in pool.map(fit_chunk, chunks[1:]):
-            done += part
-    return done
+        return [row for part in pool.map(fit_chunk, chunks) for row in part]
 
 
 def _inputs(
     model: CLNFModel,
     work: _Work,
     members: list[int],
-    shape: tuple[int, int],
+    canvas: _Canvas,
     size: int,
     devices: int,
 ) -> tuple[list[int], tuple]:
-    """Where each face is in a chunk for each device; canvases, their image sizes, boxes
-    and corners, filled up; and how many faces each device has."""
+    """Where each face is in a chunk for each device; and canvases, their image sizes,
+    boxes and corners, filled up with faces that end at once for a bad start."""
     share = -(-len(members) // devices)
     places = [k // share * size + k % share for k in range(len(members))]
-    counts = np.bincount(np.array(places, int) // size, minlength=devices)
     size *= devices
     dtype = np.dtype(model.pdm.mean_shape.dtype)
-    first = work.images[work.image_index[members[0]]] if members else None
-    crops = np.zeros((size, *shape), first.dtype if first is not None else np.uint8)
+    crops = np.zeros((size, *canvas.shape), canvas.dtype)
     sizes = np.ones((size, 2), np.int32)
     boxes = np.full((size, 4), np.nan, dtype)
     corners = np.zeros((size, 2), dtype)
@@ -266,7 +274,7 @@ def _inputs(
         crops[k], sizes[k] = cut(work.images[work.image_index[i]], window)
         corners[k] = window.left, window.top
         boxes[k] = work.boxes[i] - np.array([window.left, window.top, 0, 0])
-    return places, (crops, sizes, boxes, corners, counts.astype(np.int32))
+    return places, (crops, sizes, boxes, corners)
 
 
 @partial(jax.jit, static_argnames="mesh")
@@ -276,67 +284,36 @@ def _fit_chunk(
     sizes: Int[Array, "k 2"],
     boxes: Float[Array, "k 4"],
     corners: Float[Array, "k 2"],
-    counts: Int[Array, " d"],
     options: FitOptions,
     mesh: Mesh | None = None,
 ) -> FitResult:
-    """Fits the first faces of each device's share, as many as its count says.
-
-    What is returned for the others means nothing.
-    """
     faces = (crops, sizes, boxes, corners)
     if mesh is None:
-        return _on_one_device(model, options, faces, counts)
+        return _at_once(model, options, faces)
     mine = PartitionSpec(*mesh.axis_names)
     # Each device goes through its own faces: nothing is to be said to the others.
     spread = jax.shard_map(
-        _on_one_device,
+        _at_once,
         mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(), mine, mine),
+        in_specs=(PartitionSpec(), PartitionSpec(), mine),
         out_specs=mine,
         check_vma=False,
     )
-    return spread(model, options, faces, counts)
-
-
-def _on_one_device(
-    model: CLNFModel, options: FitOptions, faces: tuple, counts: Int[Array, "1"]
-) -> FitResult:
-    return lax.platform_dependent(
-        faces,
-        counts[0],
-        cpu=partial(_in_turn, model, options),
-        default=lambda faces, _: _at_once(model, options, faces),
-    )
-
-
-def _one(
-    model: CLNFModel,
-    options: FitOptions,
-    crop: Num[Array, "height width"],
-    size: Int[Array, " 2"],
-    box: Float[Array, " 4"],
-    corner: Float[Array, " 2"],
-) -> FitResult:
-    starts = starts_from_box(model.pdm, box, options.starts)
-    result, _ = fit_face(model, crop, size, starts, options)
-    return _moved(result, corner)
+    return spread(model, options, faces)
 
 
 def _at_once(model: CLNFModel, options: FitOptions, faces: tuple) -> FitResult:
-    return jax.vmap(partial(_one, model, options))(*faces)
+    def one(
+        crop: Num[Array, "height width"],
+        size: Int[Array, " 2"],
+        box: Float[Array, " 4"],
+        corner: Float[Array, " 2"],
+    ) -> FitResult:
+        starts = starts_from_box(model.pdm, box, options.starts)
+        result, _ = fit_face(model, crop, size, starts, options)
+        return _moved(result, corner)
 
-
-def _in_turn(
-    model: CLNFModel, options: FitOptions, faces: tuple, count: Int[Array, ""]
-) -> FitResult:
-    def next_one(i: Array, done: FitResult) -> FitResult:
-        row = _one(model, options, *(x[i] for x in faces))
-        return jax.tree.map(lambda rows, x: rows.at[i].set(x), done, row)
-
-    shapes = jax.eval_shape(partial(_at_once, model, options), faces)
-    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return lax.fori_loop(0, count, next_one, blank)
+    return jax.vmap(one)(*faces)
 
 
 def _moved(result: FitResult, by: Float[Array, " 2"]) -> FitResult:

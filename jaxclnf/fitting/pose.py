@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxclnf.linalg import solve_positive
 from jaxclnf.pytree import pytree_dataclass
 from jaxclnf.shape.pdm import PDM, PDMParams, project, shape_3d
 from jaxclnf.shape.rotation import (
@@ -287,7 +287,7 @@ def _step(problem: _Problem, state: _Search) -> _Search:
     normal = jnp.matmul(columns.T, columns, precision="highest")
     damped = normal + state.damping * jnp.eye(6, dtype=normal.dtype)
     slope = jnp.matmul(columns.T, misses, precision="highest")
-    step = -cho_solve(cho_factor(damped, lower=True), slope)
+    step = -solve_positive(damped, slope)
     pose = state.pose + unit * step
     error = jnp.sum(_misses(problem, pose) ** 2)
     rounding = 8 * jnp.finfo(error.dtype).eps

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxclnf.experts.area import GreyImage, join_reach, reach_of_areas
-from jaxclnf.experts.responses import response_maps
 from jaxclnf.experts.types import ResponseMaps
+from jaxclnf.fitting.maps import maps_unless_failed
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitTrace
@@ -136,7 +137,7 @@ def fit_scales(
     # fixed-point sampling is defined in absolute ones.
     if options.sampling == "exact":
         origin = jnp.nan_to_num(jnp.round(params.translation), posinf=0, neginf=0)
-        origin = jax.lax.stop_gradient(origin)
+        origin = lax.stop_gradient(origin)
     else:
         origin = jnp.zeros_like(params.translation)
     start = params
@@ -150,14 +151,16 @@ def fit_scales(
             first = model.experts[windows.index(windows[k])]
             sigma = options.at_scale(first.patch_scaling).sigma
             kernel = dataclasses.replace(at_scale, sigma=sigma)
-        responses = response_maps(
+        place = before.params, origin.astype(jnp.int32), is_failure(before.status)
+        responses = maps_unless_failed(
             pdm,
             model.experts[k],
             image,
-            before.params,
-            windows[k],
+            *place,
+            window_size=windows[k],
             sampling=options.sampling,
-            origin=origin.astype(jnp.int32),
+            # A fit with a record may be followed by derivatives in reverse mode.
+            in_turn=not with_trace,
         )
         seen = reach_of_areas(
             responses.base_shape + origin[None, :],
@@ -248,7 +251,7 @@ def _to_fixed_point(
         return one_more(_Passes(before, zero, unknown, zero))
     shapes = jax.eval_shape(run, before)
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.while_loop(
+    return lax.while_loop(
         lambda p: (
             (p.status != Status.CONVERGED)
             & ~is_failure(p.status)

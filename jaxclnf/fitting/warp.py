@@ -5,10 +5,10 @@ centres are at integer coordinates.
 """
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxclnf.experts.area import GreyImage
+from jaxclnf.experts.materialised import materialised
 from jaxclnf.pytree import pytree_dataclass
 
 _FRACTIONS = 32
@@ -135,7 +135,7 @@ def warp_face(
     # Farther out nothing changes any more, and integers hold what is left.
     limit = 2.0 * max(height, width)
     fixed = jnp.round(_FRACTIONS * jnp.clip(positions, -limit, limit))
-    fixed = _materialised(fixed).astype(jnp.int32)
+    fixed = materialised(fixed).astype(jnp.int32)
     fraction = (fixed % _FRACTIONS).astype(landmarks.dtype) / _FRACTIONS
     whole = fixed // _FRACTIONS
     column, row = whole[0] + low[0], whole[1] + low[1]
@@ -180,16 +180,3 @@ def _positions(
         for i in range(2)
     ]
     return jnp.stack(positions), triangle >= 0
-
-
-def _materialised(positions: Float[Array, "2 h w"]) -> Float[Array, "2 h w"]:
-    """The same values, computed once, not for each neighbour of each pixel.
-
-    Exact for whole numbers; see the function of that name in `experts/windows.py`.
-    """
-    _, height, width = positions.shape
-    identity = np.eye(width, dtype=positions.dtype)
-    product = jnp.matmul(
-        positions.reshape(2 * height, width), identity, precision="highest"
-    )
-    return product.reshape(2, height, width)

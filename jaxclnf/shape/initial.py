@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxclnf.linalg import solve_positive
 from jaxclnf.shape.pdm import (
     NUM_RIGID,
     PDM,
@@ -191,7 +191,7 @@ def _gauss_newton(pdm: PDM, target: _Target, params: PDMParams) -> Float[Array, 
     normal = jnp.matmul(columns.T, columns, precision="highest") + jnp.diag(precision)
     misses = _misses(pdm, target, params).reshape(-1)
     slope = jnp.matmul(columns.T, misses, precision="highest") - precision * position
-    return cho_solve(cho_factor(normal, lower=True), slope)
+    return solve_positive(normal, slope)
 
 
 def _misses(pdm: PDM, target: _Target, params: PDMParams) -> Float[Array, "n 2"]:

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxclnf.linalg import solve_positive
 
 _MAX_ROUNDS = 10
 """Changes of the active set before the last solution is taken as it is."""
@@ -42,7 +43,7 @@ def solve(
     """
     scale = 1 / jnp.sqrt(jnp.diagonal(matrix))
     scaled = matrix * scale[:, None] * scale[None, :]
-    return scale * cho_solve(cho_factor(scaled, lower=True), scale * vector)
+    return scale * solve_positive(scaled, scale * vector)
 
 
 def solve_free(
@@ -76,12 +77,11 @@ def solve_free(
     return solve(reduced, jnp.where(free, pull, 0)) + fixed
 
 
-@jax.custom_jvp
 def maximise_in_box(
     matrix: Float[Array, "d d"],
     vector: Float[Array, " d"],
-    lower: Float[Array, " d"],
-    upper: Float[Array, " d"],
+    lower: Float[Array, " d"] | None,
+    upper: Float[Array, " d"] | None,
 ) -> Float[Array, " d"]:
     """The point of a box where `vector . x - x . matrix x / 2` is largest.
 
@@ -93,8 +93,8 @@ def maximise_in_box(
     Args:
         matrix: Symmetric positive definite.
         vector: The slope at zero.
-        lower: Lower bounds, at most 0; -inf for none.
-        upper: Upper bounds, at least 0; inf for none.
+        lower: Lower bounds, at most 0; -inf for none, or None where there are none.
+        upper: Upper bounds, at least 0; likewise.
 
     Returns:
         The solution, inside the box.
@@ -106,7 +106,18 @@ def maximise_in_box(
         >>> bool(jnp.allclose(x, jnp.asarray([1.0, 1.0])))
         True
     """
+    if lower is None or upper is None:
+        return solve(matrix, vector)
+    return _maximise_in_box(matrix, vector, lower, upper)
 
+
+@jax.custom_jvp
+def _maximise_in_box(
+    matrix: Float[Array, "d d"],
+    vector: Float[Array, " d"],
+    lower: Float[Array, " d"],
+    upper: Float[Array, " d"],
+) -> Float[Array, " d"]:
     def one_round(state: _Round) -> _Round:
         at_lower, at_upper = state.at_lower, state.at_upper
         free = ~(at_lower | at_upper)
@@ -131,13 +142,13 @@ def maximise_in_box(
     return jnp.clip(end.x, lower, upper)
 
 
-@maximise_in_box.defjvp
+@_maximise_in_box.defjvp
 def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     # That of the last solve: the active set does not change along a small move. A loop
     # could not be differentiated in reverse.
     matrix, _, lower, upper = primals
     d_matrix, d_vector, d_lower, d_upper = tangents
-    x = maximise_in_box(*primals)
+    x = _maximise_in_box(*primals)
     at_upper, free = x >= upper, (x > lower) & (x < upper)
     d_fixed = jnp.where(free, 0, jnp.where(at_upper, d_upper, d_lower))
     d_pull = d_vector - jnp.matmul(d_matrix, x, precision="highest")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxclnf.experts.types import ResponseMaps
+from jaxclnf.linalg import eigh, eigvalsh
 from jaxclnf.pytree import pytree_dataclass
 from jaxclnf.shape.pdm import NUM_RIGID, PDM, PDMParams, mode_bounds
 from jaxclnf.solver.box import solve_free
@@ -44,7 +45,7 @@ class Certificate:
 
 def room(
     pdm: PDM, params: PDMParams, options: NURLMSOptions, rigid: bool
-) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+) -> tuple[Float[Array, " d"], Float[Array, " d"]] | tuple[None, None]:
     """How far a tangent step may go in each direction within the mode bounds.
 
     Args:
@@ -54,16 +55,17 @@ def room(
         rigid: Pose only, or pose and modes.
 
     Returns:
-        Lower limits, at most 0, and upper limits; infinite for the pose.
+        Lower limits, at most 0, and upper limits; infinite for the pose, and None where
+        there is nothing else.
 
     Example:
         >>> lower, upper = room(pdm, params, NURLMSOptions(), rigid=False)
         >>> bool(jnp.all((lower <= 0) & (upper >= 0)))
         True
     """
-    pose = jnp.full(NUM_RIGID, jnp.inf, params.scale.dtype)
     if rigid:
-        return -pose, pose
+        return None, None
+    pose = jnp.full(NUM_RIGID, jnp.inf, params.scale.dtype)
     bounds = mode_bounds(pdm, options.n_sigmas)
     lower = jnp.concatenate([-pose, -bounds - params.params_local])
     upper = jnp.concatenate([pose, bounds - params.params_local])
@@ -352,9 +354,9 @@ def relative_curvature(
     curved = jax.lax.stop_gradient(jnp.where(free, curved * both, one))
     # Not by a Cholesky factor: on CPU a triangular solve of this size goes to several
     # threads, whose meeting takes 2 ms; the eigenvalues take 0.14.
-    values, vectors = jnp.linalg.eigh(normal)
+    values, vectors = eigh(normal)
     half = vectors / jnp.sqrt(values)[None, :]
     relative = jnp.matmul(
         half.T, jnp.matmul(curved, half, precision="highest"), precision="highest"
     )
-    return jnp.linalg.eigvalsh(0.5 * (relative + relative.T))[0]
+    return eigvalsh(0.5 * (relative + relative.T))[0]

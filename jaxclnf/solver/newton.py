@@ -67,8 +67,8 @@ def damped_step(
     curved: Float[Array, "d d"],
     normal: Float[Array, "d d"],
     slope: Float[Array, " d"],
-    lower: Float[Array, " d"],
-    upper: Float[Array, " d"],
+    lower: Float[Array, " d"] | None,
+    upper: Float[Array, " d"] | None,
     radius: Float[Array, ""],
 ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
     """The best step in a box with the least damping that keeps it within a radius.
@@ -79,8 +79,8 @@ def damped_step(
         curved: Curvature of the model, symmetric, perhaps indefinite.
         normal: The metric, symmetric positive definite.
         slope: The slope at zero.
-        lower: Lower bounds of the step, at most 0.
-        upper: Upper bounds, at least 0.
+        lower: Lower bounds of the step, at most 0, or None.
+        upper: Upper bounds, at least 0, or None.
         radius: Longest step in the metric, give or take a fifth.
 
     Returns:
@@ -89,9 +89,8 @@ def damped_step(
 
     Example:
         >>> curved = jnp.diag(jnp.asarray([-1.0, 2.0]))
-        >>> box = jnp.full(2, -jnp.inf), jnp.full(2, jnp.inf)
         >>> step, damping = damped_step(
-        ...     curved, jnp.eye(2), jnp.ones(2), *box, jnp.asarray(1.0)
+        ...     curved, jnp.eye(2), jnp.ones(2), None, None, jnp.asarray(1.0)
         ... )
         >>> bool(damping > 1), bool(jnp.linalg.norm(step) < 1.2)
         (True, True)

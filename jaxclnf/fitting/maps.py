@@ -1,0 +1,79 @@
+"""The response maps of one scale for a fit: of one face, or of those of a batch."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int
+
+from jaxclnf.batching import in_turn_on_cpu
+from jaxclnf.experts.area import GreyImage, Sampling
+from jaxclnf.experts.responses import response_maps
+from jaxclnf.experts.types import PatchExperts, ResponseMaps
+from jaxclnf.shape.pdm import PDM, PDMParams
+
+
+def maps_unless_failed(
+    pdm: PDM,
+    experts: PatchExperts,
+    image: GreyImage,
+    params: PDMParams,
+    origin: Int[Array, " 2"],
+    failed: Bool[Array, ""],
+    *,
+    window_size: int,
+    sampling: Sampling,
+    in_turn: bool,
+) -> ResponseMaps:
+    """The maps of a face; of one that failed, at which no one will look, zeros.
+
+    Args:
+        pdm: The shape model.
+        experts: Patch experts of one scale.
+        image: Grey values of any type.
+        params: The shape around which to look.
+        origin: Whole pixels to add to the landmarks.
+        failed: Whether the fit has failed.
+        window_size: Side of each map, odd.
+        sampling: As for `response_maps`.
+        in_turn: Under `jax.vmap` on CPU, one face after the other (static): 4 MB of
+            patches a face leave the cache where there are many. Without derivatives in
+            reverse mode.
+
+    Returns:
+        What `response_maps` gives.
+
+    Example:
+        >>> maps = maps_unless_failed(
+        ...     pdm, model.experts[0], jnp.asarray(image), params,
+        ...     jnp.zeros(2, jnp.int32), jnp.asarray(True),
+        ...     window_size=7, sampling="exact", in_turn=True,
+        ... ).maps
+        >>> maps.shape[1:], float(maps.sum())
+        ((7, 7), 0.0)
+    """
+
+    def find(
+        pdm: PDM,
+        experts: PatchExperts,
+        image: GreyImage,
+        params: PDMParams,
+        origin: Int[Array, " 2"],
+        failed: Bool[Array, ""],
+    ) -> ResponseMaps:
+        def found() -> ResponseMaps:
+            return response_maps(
+                pdm,
+                experts,
+                image,
+                params,
+                window_size,
+                sampling=sampling,
+                origin=origin,
+            )
+
+        shapes = jax.eval_shape(found)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return lax.cond(failed, lambda: zeros, found)
+
+    find = in_turn_on_cpu(find) if in_turn else find
+    return find(pdm, experts, image, params, origin, failed)
