@@ -9,7 +9,8 @@ steps and landmarks are always the same. `--check` compares with a baseline: clo
 what is always the same, loosely ratios of times; exit code 1 where something got worse.
 
 A reference is a file `{"program": NAME, "ms": {ROW: MILLISECONDS}}` with times of
-another program on this machine, under the names of our rows; they are put beside ours.
+another program on this machine, a row being `MODEL, openface, 11 starts` and the like;
+they are put beside ours. Runs unattended on whatever device JAX finds.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from speed_video import tracking
 
 import jaxclnf
 from jaxclnf.app.media import read_image
@@ -292,9 +294,16 @@ def table(report: dict, reference: dict | None) -> str:
         for row, x in model["latency"].items():
             cells = [row, x["ms"], x["steps"], x["trace_s"], x["compile_s"]]
             lines.append(_row(cells, x["ms"], times, f"{name}, {row}"))
-        lines += ["", "| Batch | ms a face | Peak, GB |", "|---|---|---|"]
+        head = "| Batch | ms a face | Peak, GB |"
+        lines += ["", head + (f" {program}, ms | Ratio |" if times else "")]
+        lines.append("|---" * (5 if times else 3) + "|")
         for row, x in model["batches"].items():
-            lines.append(_row([row, x["ms_per_face"], x["peak_gb"]], 0, {}, ""))
+            cells = [row, x["ms_per_face"], x["peak_gb"]]
+            lines.append(_row(cells, x["ms_per_face"], times, f"{name}, {row}"))
+        lines += ["", "| Video | Frames/s | With files and drawing | Succeeded |"]
+        lines.append("|---" * 4 + "|")
+        for row, x in model["video"].items():
+            lines.append(_row([row, *x.values()], 0, {}, ""))
         lines += ["", f"Lane steps over needed ones: {model['lanes']}", ""]
         lines += ["| Stage | ms | Flops allow | Bytes allow | Times the floor |"]
         lines += ["|---|---|---|---|---|"]
@@ -307,7 +316,8 @@ def table(report: dict, reference: dict | None) -> str:
 
 def _row(cells: list, ms: float, times: dict, key: str) -> str:
     if times:
-        theirs = times.get(key)
+        # A batch of faces from one start is compared with one of them.
+        theirs = times.get(key, times.get(key.rsplit(", ", 1)[0]))
         cells += [theirs, round(ms / theirs, 2)] if theirs else ["", ""]
     return "| " + " | ".join(map(str, cells)) + " |"
 
@@ -333,6 +343,7 @@ def main() -> int:
             "batches": rows,
             "lanes": lanes,
             "stages": stages(model, grey, rates),
+            "video": tracking(model, PHOTOGRAPH, BOX),
         }
     report["ratios"] = ratios(report)
     print(table(report, reference))

@@ -16,6 +16,7 @@ EIGHT = """
 import jax, numpy as np
 from jax.sharding import Mesh
 from jaxclnf.fitting import many
+from jaxclnf.fitting.chunks import Canvas, Chunk
 from jaxclnf.fitting.options import FitOptions
 from tests import synthetic
 
@@ -37,8 +38,8 @@ assert spread.status.tolist().count(1) == 18
 # The work of each device, for 16 faces: two of them, and no word to the others.
 same = np.stack([np.asarray(face["box"])] * 16)
 work = many._prepared(model, image, same, None, options)
-canvas = many._Canvas(work.windows[0].shape, image.dtype)
-places, inputs = many._inputs(model, work, list(range(16)), canvas, 2, 8)
+canvas = Canvas(work.windows[0].shape, image.dtype)
+places, inputs = many._inputs(model, work, Chunk(list(range(16)), canvas, 2), 8)
 assert places == list(range(16))
 lowered = many._fit_chunk.lower(model, *inputs, options=options, mesh=mesh)
 compiled = lowered.compile()

@@ -9,6 +9,7 @@ import pytest
 from jax import export
 
 from jaxclnf.fitting import many
+from jaxclnf.fitting.chunks import Canvas, Chunk
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.options import FitOptions
 from tests import synthetic
@@ -58,8 +59,8 @@ def test_fit_many(face: dict):
     model, boxes = face["model"], np.stack([np.asarray(face["box"])] * 4)
     options = OPTIONS["newton"]
     work = many._prepared(model, face["image"], boxes, None, options)
-    canvas = many._Canvas(work.windows[0].shape, face["image"].dtype)
-    _, inputs = many._inputs(model, work, [0, 1, 2, 3], canvas, 4, 1)
+    canvas = Canvas(work.windows[0].shape, face["image"].dtype)
+    _, inputs = many._inputs(model, work, Chunk([0, 1, 2, 3], canvas, 4), 1)
     exporter = export.export(many._fit_chunk, platforms=PLATFORMS)
     assert_portable(exporter(model, *inputs, options))
 

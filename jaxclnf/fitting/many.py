@@ -27,6 +27,7 @@ from jaxclnf.fitting.canvas import (
     whole_image,
     window_around,
 )
+from jaxclnf.fitting.chunks import Canvas, Chunk, plan_chunks
 from jaxclnf.fitting.face import fit_face
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
@@ -41,8 +42,6 @@ _MARGIN = 0.5
 the starts look 0.3 beyond it, and few fits much further."""
 _CHUNK = {"cpu": 16}
 _ACCELERATOR_CHUNK = 256
-_MOST_PIXELS = 1 << 26
-"""Pixels of the canvases of one chunk; chunks of large ones are smaller."""
 
 
 class _Work(NamedTuple):
@@ -52,13 +51,6 @@ class _Work(NamedTuple):
     boxes: np.ndarray
     image_index: np.ndarray
     windows: list[Window]
-
-
-class _Canvas(NamedTuple):
-    """What a program is compiled for: the size and the type of cut-out images."""
-
-    shape: tuple[int, int]
-    dtype: np.dtype
 
 
 def fit_many(
@@ -85,8 +77,8 @@ def fit_many(
         options: The options. With `sampling="fixed_point"` no face is cut out, as that
             is defined in coordinates of the whole image.
         chunk: How many faces make up a chunk at most. Default: 16 on CPU, else 256;
-            fewer where their canvases would have more than 67 million pixels. Programs
-            are compiled for chunks of this many and for powers of two below it.
+            fewer where their canvases would have more than 67 million pixels, or where
+            there are few (a power of two then, so that few programs are compiled).
         mesh: Devices, along one axis, over which faces are spread; a chunk for each at
             a time. Default: only the default device.
 
@@ -121,7 +113,8 @@ def fit_many(
         open_rows = _enlarged(work, rows, open_rows)
     if rows:
         return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *rows)
-    _, nothing = _inputs(model, work, [], _Canvas((2, 2), np.dtype(np.uint8)), 1, 1)
+    no_chunk = Chunk([], Canvas((2, 2), np.dtype(np.uint8)), 1)
+    _, nothing = _inputs(model, work, no_chunk, 1)
     shapes = jax.eval_shape(partial(_fit_chunk, model, options=options), *nothing)
     return jax.tree.map(lambda x: jnp.zeros((0, *x.shape[1:]), x.dtype), shapes)
 
@@ -211,41 +204,30 @@ def _fit_windows(
     """Fits faces in their windows: chunks of those whose canvases are alike."""
     backend = jax.default_backend()
     devices = 1 if mesh is None else mesh.size
-    groups: dict[_Canvas, list[int]] = {}
-    for i in faces:
-        grey = work.images[work.image_index[i]]
-        canvas = _Canvas(work.windows[i].shape, grey.dtype)
-        groups.setdefault(canvas, []).append(i)
     one_cpu = backend == "cpu" and mesh is None
     workers = multiprocessing.cpu_count() if one_cpu else 1
-    chunks = []
-    for canvas, members in groups.items():
-        most = max(1, _MOST_PIXELS // (canvas.shape[0] * canvas.shape[1]))
-        most = min(chunk or _CHUNK.get(backend, _ACCELERATOR_CHUNK), most)
-        # A chunk may hold fewer faces than it could: every core gets some.
-        held = min(most, -(-len(members) // (workers * devices)))
-        size = min(most, 1 << (held - 1).bit_length())
-        held *= devices
-        chunks += [
-            (members[k : k + held], canvas, size) for k in range(0, len(members), held)
-        ]
+    canvases = {
+        i: Canvas(work.windows[i].shape, work.images[work.image_index[i]].dtype)
+        for i in faces
+    }
+    most = chunk or _CHUNK.get(backend, _ACCELERATOR_CHUNK)
+    chunks = plan_chunks(canvases, most, workers, devices)
 
-    def fit_chunk(part: tuple[list[int], _Canvas, int]) -> list:
-        members, canvas, size = part
-        places, inputs = _inputs(model, work, members, canvas, size, devices)
+    def fit_chunk(part: Chunk) -> list:
+        places, inputs = _inputs(model, work, part, devices)
         found = _fit_chunk(model, *inputs, options=options, mesh=mesh)
         found = jax.tree.map(np.asarray, found)
         return [
             (i, jax.tree.map(lambda x, k=k: x[k], found))
-            for k, i in zip(places, members, strict=True)
+            for k, i in zip(places, part.faces, strict=True)
         ]
 
     if workers == 1 or len(chunks) < 2:
         return [row for part in chunks for row in fit_chunk(part)]
     # A chunk without faces first, which takes little: threads that came to a program at
     # once would each compile it.
-    for canvas, size in {(canvas, size) for _, canvas, size in chunks}:
-        _, nothing = _inputs(model, work, [], canvas, size, devices)
+    for canvas, size in {(part.canvas, part.size) for part in chunks}:
+        _, nothing = _inputs(model, work, Chunk([], canvas, size), devices)
         jax.block_until_ready(_fit_chunk(model, *nothing, options=options, mesh=mesh))
     with ThreadPoolExecutor(workers) as pool:
         return [row for part in pool.map(fit_chunk, chunks) for row in part]
@@ -254,24 +236,23 @@ def _fit_windows(
 def _inputs(
     model: CLNFModel,
     work: _Work,
-    members: list[int],
-    canvas: _Canvas,
-    size: int,
+    part: Chunk,
     devices: int,
 ) -> tuple[list[int], tuple]:
     """Where each face is in a chunk for each device; and canvases, their image sizes,
     boxes and corners, filled up with faces that end at once for a bad start."""
-    share = -(-len(members) // devices)
-    places = [k // share * size + k % share for k in range(len(members))]
-    size *= devices
+    share = -(-len(part.faces) // devices)
+    places = [k // share * part.size + k % share for k in range(len(part.faces))]
+    size = part.size * devices
     dtype = np.dtype(model.pdm.mean_shape.dtype)
-    crops = np.zeros((size, *canvas.shape), canvas.dtype)
+    crops = np.zeros((size, *part.canvas.shape), part.canvas.dtype)
     sizes = np.ones((size, 2), np.int32)
     boxes = np.full((size, 4), np.nan, dtype)
     corners = np.zeros((size, 2), dtype)
-    for k, i in zip(places, members, strict=True):
+    for k, i in zip(places, part.faces, strict=True):
         window = work.windows[i]
-        crops[k], sizes[k] = cut(work.images[work.image_index[i]], window)
+        whole, sizes[k] = cut(work.images[work.image_index[i]], window)
+        crops[k, : whole.shape[0], : whole.shape[1]] = whole
         corners[k] = window.left, window.top
         boxes[k] = work.boxes[i] - np.array([window.left, window.top, 0, 0])
     return places, (crops, sizes, boxes, corners)
