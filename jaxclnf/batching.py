@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.core import eval_jaxpr
 from jax.custom_batching import custom_vmap
 
 
@@ -40,13 +41,15 @@ def _map_batch(in_turn: Callable, at_once: Callable, args: tuple) -> Any:
     )
 
 
-def in_turn_on_cpu(function: Callable) -> Callable:
-    """A function that `jax.vmap` applies with `map_batch`.
+def in_turn_on_cpu(function: Callable, elsewhere: Callable | None = None) -> Callable:
+    """A function that `jax.vmap` applies in turn on CPU, elsewhere at once.
 
     Derivatives in forward mode are as usual; in reverse mode there are none.
 
     Args:
         function: Of pytrees of arrays, by position.
+        elsewhere: Another way to the same results that suits a batch; `lax.cond` and
+            `lax.switch` do not, as they give each row a copy of all that they use.
 
     Returns:
         The function.
@@ -56,6 +59,30 @@ def in_turn_on_cpu(function: Callable) -> Callable:
         >>> jax.vmap(jax.vmap(double))(jnp.ones((2, 3))).shape
         (2, 3)
     """
+    at_once = elsewhere or function
+
+    def with_explicit_constants(*args: Any) -> Any:
+        # What a function refers to from outside becomes an argument, which may be
+        # batched, as inside `lax.cond`; `custom_vmap` forbids that for the rest.
+        leaves, tree = jax.tree.flatten(args)
+        closed, shape = jax.make_jaxpr(
+            lambda *leaves: function(*tree.unflatten(leaves)), return_shape=True
+        )(*leaves)
+
+        def evaluated(constants: list, leaves: list) -> list:
+            return eval_jaxpr(closed.jaxpr, constants, *leaves)
+
+        def all_at_once(constants: list, leaves: list) -> list:
+            del constants
+            return jax.tree.leaves(at_once(*tree.unflatten(leaves)))
+
+        results = _in_turn_on_cpu(evaluated, all_at_once)(closed.consts, leaves)
+        return jax.tree.structure(shape).unflatten(results)
+
+    return with_explicit_constants
+
+
+def _in_turn_on_cpu(function: Callable, elsewhere: Callable) -> Callable:
     mapped = custom_vmap(function)
 
     @mapped.def_vmap
@@ -76,7 +103,7 @@ def in_turn_on_cpu(function: Callable) -> Callable:
         else:
             # Inside another `jax.vmap` what follows in turn comes here again.
             results = _map_batch(
-                partial(on_row, mapped), partial(on_row, function), tuple(rows)
+                partial(on_row, mapped), partial(on_row, elsewhere), tuple(rows)
             )
         return results, jax.tree.map(lambda _: bool(rows), results)
 

@@ -113,10 +113,12 @@ def apply_sigma(
     """
     window = math.isqrt(field.shape[1])
     if window in experts.sigma:
-        # Taking one view's matrices out of an array of all would copy megabytes for
-        # each face. Under `jax.vmap` all views' products are made, and still no copy.
-        products = [partial(_products, sigma) for sigma in experts.sigma[window]]
-        return lax.switch(view, products, field)
+        return lax.platform_dependent(
+            view,
+            field,
+            cpu=partial(_product_of_view, experts.sigma[window]),
+            default=partial(_products_of_all, experts.sigma[window]),
+        )
     diagonal = 2 * jnp.sum(experts.alpha[view], axis=1)[:, None]
     present = diagonal > 0
     inverse_diagonal = jnp.where(present, 1 / jnp.where(present, diagonal, 1), 0)
@@ -137,6 +139,27 @@ def apply_sigma(
         precision_matrix, field, x0=field, tol=tolerance, maxiter=60
     )
     return solution
+
+
+# Taking one view's matrices out of an array of all would copy megabytes for each face.
+
+
+def _product_of_view(
+    sigma: tuple[Float[Array, "n ww ww"], ...],
+    view: Int[Array, ""],
+    field: Float[Array, "n ww"],
+) -> Float[Array, "n ww"]:
+    return lax.switch(view, [partial(_products, one) for one in sigma], field)
+
+
+def _products_of_all(
+    sigma: tuple[Float[Array, "n ww ww"], ...],
+    view: Int[Array, ""],
+    field: Float[Array, "n ww"],
+) -> Float[Array, "n ww"]:
+    """Every view's products, of which one is chosen: for many faces, few bytes."""
+    products = [_products(one, field) for one in sigma]
+    return lax.select_n(view, *products) if len(products) > 1 else products[0]
 
 
 def _products(

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Num
 
+from jaxclnf.batching import in_turn_on_cpu
 from jaxclnf.fitting.canvas import (
     Window,
     as_grey,
@@ -294,6 +295,9 @@ def _at_once(model: CLNFModel, options: FitOptions, faces: tuple) -> FitResult:
         result, _ = fit_face(model, crop, size, starts, options)
         return _moved(result, corner)
 
+    if model.early_termination is not None:
+        # It asks with `lax.cond`, which would make a copy of the model for each face.
+        one = in_turn_on_cpu(one)
     return jax.vmap(one)(*faces)
 
 

@@ -1,5 +1,7 @@
 """The response maps of one scale for a fit: of one face, or of those of a batch."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -24,7 +26,7 @@ def maps_unless_failed(
     sampling: Sampling,
     in_turn: bool,
 ) -> ResponseMaps:
-    """The maps of a face; of one that failed, at which no one will look, zeros.
+    """The maps of a face; for one that failed no work is done where that saves any.
 
     Args:
         pdm: The shape model.
@@ -40,7 +42,7 @@ def maps_unless_failed(
             reverse mode.
 
     Returns:
-        What `response_maps` gives.
+        What `response_maps` gives; perhaps zeros after a failure.
 
     Example:
         >>> maps = maps_unless_failed(
@@ -52,7 +54,9 @@ def maps_unless_failed(
         ((7, 7), 0.0)
     """
 
-    def find(
+    args = pdm, experts, image, params, origin, failed
+
+    def found(
         pdm: PDM,
         experts: PatchExperts,
         image: GreyImage,
@@ -60,20 +64,16 @@ def maps_unless_failed(
         origin: Int[Array, " 2"],
         failed: Bool[Array, ""],
     ) -> ResponseMaps:
-        def found() -> ResponseMaps:
-            return response_maps(
-                pdm,
-                experts,
-                image,
-                params,
-                window_size,
-                sampling=sampling,
-                origin=origin,
-            )
+        del failed
+        return response_maps(
+            pdm, experts, image, params, window_size, sampling=sampling, origin=origin
+        )
 
-        shapes = jax.eval_shape(found)
+    def unless_failed(*args: Any) -> ResponseMaps:
+        shapes = jax.eval_shape(found, *args)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return lax.cond(failed, lambda: zeros, found)
+        return lax.cond(args[-1], lambda: zeros, lambda: found(*args))
 
-    find = in_turn_on_cpu(find) if in_turn else find
-    return find(pdm, experts, image, params, origin, failed)
+    if in_turn:
+        return in_turn_on_cpu(unless_failed, elsewhere=found)(*args)
+    return found(*args)

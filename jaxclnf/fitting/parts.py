@@ -6,6 +6,7 @@ look at more pixels than those of the whole face.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -140,37 +141,36 @@ def _fit_part(
     windows = own_options.window_sizes[: len(model.experts)]
     shape = (len(model.experts), 2)
 
-    def run() -> tuple[PartFit, Float[Array, " 4"]]:
-        fitted, _ = fit_scales(
-            model, image, image_size, start, own_options, anywhere=True
-        )
-        done = PartFit(
-            landmarks=fitted.landmarks,
-            params=fitted.params,
-            fitted=jnp.ones((), bool),
-            status=fitted.status,
-            num_steps=fitted.num_steps,
-            shape_delta=fitted.shape_delta,
-            newton_distance=fitted.newton_distance,
-            log_likelihood=fitted.log_likelihood,
-        )
-        return done, fitted.reach
-
-    def place() -> tuple[PartFit, Float[Array, " 4"]]:
-        nothing = jnp.full((), jnp.nan, landmarks.dtype)
-        placed = PartFit(
-            landmarks=project(model.pdm, start),
-            params=start,
-            fitted=jnp.zeros((), bool),
-            status=jnp.full((), Status.RUNNING, jnp.int32),
-            num_steps=jnp.zeros(shape, jnp.int32),
-            shape_delta=jnp.full(shape, jnp.nan, landmarks.dtype),
-            newton_distance=jnp.full(shape, jnp.nan, landmarks.dtype),
-            log_likelihood=nothing,
-        )
-        return placed, jnp.full(4, jnp.nan, landmarks.dtype)
-
-    return lax.cond(needed, run, place) if any(windows) else place()
+    placed = PartFit(
+        landmarks=project(model.pdm, start),
+        params=start,
+        fitted=jnp.zeros((), bool),
+        status=jnp.full((), Status.RUNNING, jnp.int32),
+        num_steps=jnp.zeros(shape, jnp.int32),
+        shape_delta=jnp.full(shape, jnp.nan, landmarks.dtype),
+        newton_distance=jnp.full(shape, jnp.nan, landmarks.dtype),
+        log_likelihood=jnp.full((), jnp.nan, landmarks.dtype),
+    )
+    nowhere = jnp.full(4, jnp.nan, landmarks.dtype)
+    if not any(windows):
+        return placed, nowhere
+    # A start that is not usable costs next to nothing, and makes no copies of the model
+    # under `jax.vmap`, as `lax.cond` would.
+    begin = jax.tree.map(lambda x: jnp.where(needed, x, jnp.nan), start)
+    fitted, _ = fit_scales(model, image, image_size, begin, own_options, anywhere=True)
+    done = PartFit(
+        landmarks=fitted.landmarks,
+        params=fitted.params,
+        fitted=jnp.ones((), bool),
+        status=fitted.status,
+        num_steps=fitted.num_steps,
+        shape_delta=fitted.shape_delta,
+        newton_distance=fitted.newton_distance,
+        log_likelihood=fitted.log_likelihood,
+    )
+    return jax.tree.map(
+        lambda a, b: jnp.where(needed, a, b), (done, fitted.reach), (placed, nowhere)
+    )
 
 
 def _estimate(
