@@ -53,18 +53,10 @@ def maps_unless_failed(
         >>> maps.shape[1:], float(maps.sum())
         ((7, 7), 0.0)
     """
-
     args = pdm, experts, image, params, origin, failed
 
-    def found(
-        pdm: PDM,
-        experts: PatchExperts,
-        image: GreyImage,
-        params: PDMParams,
-        origin: Int[Array, " 2"],
-        failed: Bool[Array, ""],
-    ) -> ResponseMaps:
-        del failed
+    def found(*args: Any) -> ResponseMaps:
+        pdm, experts, image, params, origin, _ = args
         return response_maps(
             pdm, experts, image, params, window_size, sampling=sampling, origin=origin
         )
