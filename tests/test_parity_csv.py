@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.shared, pytest.mark.slow]
 UNITS = {
     r"face|confidence|gaze_.*": (0, 0),
     r"eye_lmk_[XYZ]_.*": (3, 3),
-    r"p_(scale|rx|ry|rz|tx|ty)": (1, 5),
+    r"p_(scale|rx|ry|rz|tx|ty)": (2, 5),
     r"p_.*": (100, 300),
     r".*": (1, 1),
 }

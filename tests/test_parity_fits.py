@@ -61,7 +61,8 @@ def _check_samples(configuration: str, mode: str) -> None:
     assert all(abs(row.certainty) < CERTAINTY_STEP for row in same)
     near = [row for row in rows if row.difference < _bound(configuration)]
     assert sum(abs(row.certainty) >= CERTAINTY_STEP for row in near) <= 1
-    assert sum(not row.same_start for row in rows) <= 1
+    # Two starts may be equally likely to the fifth decimal, above all wild.
+    assert sum(not row.same_start for row in rows) <= 2
 
 
 def _check_annotated_photographs(configuration: str, mode: str) -> None:
