@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxclnf.fitting.chunks import Canvas, plan_chunks
+from jaxclnf.fitting.canvas import Canvas
+from jaxclnf.fitting.chunks import plan_chunks
 
 SIDES = st.sampled_from([128, 256, 512, 1024, 2048, 4096, 8192])
 CANVASES = st.builds(

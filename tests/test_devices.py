@@ -16,7 +16,8 @@ EIGHT = """
 import jax, numpy as np
 from jax.sharding import Mesh
 from jaxclnf.fitting import many
-from jaxclnf.fitting.chunks import Canvas, Chunk
+from jaxclnf.fitting.canvas import Canvas
+from jaxclnf.fitting.chunks import Chunk
 from jaxclnf.fitting.options import FitOptions
 from tests import synthetic
 

@@ -9,7 +9,8 @@ import pytest
 from jax import export
 
 from jaxclnf.fitting import many
-from jaxclnf.fitting.chunks import Canvas, Chunk
+from jaxclnf.fitting.canvas import Canvas
+from jaxclnf.fitting.chunks import Chunk
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.options import FitOptions
 from tests import synthetic

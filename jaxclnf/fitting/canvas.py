@@ -22,6 +22,20 @@ class Window(NamedTuple):
     """Height and width of the canvas, which may reach beyond the image."""
 
 
+class Canvas(NamedTuple):
+    """What a program is compiled for: the size and the type of cut-out images."""
+
+    shape: tuple[int, int]
+    """Height and width."""
+    dtype: np.dtype
+    """Type of the grey values."""
+
+    @property
+    def area(self) -> int:
+        """Its pixels."""
+        return self.shape[0] * self.shape[1]
+
+
 def canvas_shape(image_shape: tuple[int, ...]) -> tuple[int, int]:
     """Height and width of the canvas for a whole image.
 

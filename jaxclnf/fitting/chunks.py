@@ -3,24 +3,10 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
+from jaxclnf.fitting.canvas import Canvas
 
 _MOST_PIXELS = 1 << 26
 """Pixels of the canvases of one chunk; chunks of large ones are smaller."""
-
-
-class Canvas(NamedTuple):
-    """What a program is compiled for: the size and the type of cut-out images."""
-
-    shape: tuple[int, int]
-    """Height and width."""
-    dtype: np.dtype
-    """Type of the grey values."""
-
-    @property
-    def area(self) -> int:
-        """Its pixels."""
-        return self.shape[0] * self.shape[1]
 
 
 class Chunk(NamedTuple):

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from jaxclnf.batching import in_turn_on_cpu
 from jaxclnf.fitting.canvas import (
+    Canvas,
     Window,
     as_grey,
     cut,
@@ -28,7 +29,7 @@ from jaxclnf.fitting.canvas import (
     whole_image,
     window_around,
 )
-from jaxclnf.fitting.chunks import Canvas, Chunk, plan_chunks
+from jaxclnf.fitting.chunks import Chunk, plan_chunks
 from jaxclnf.fitting.face import fit_face
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel

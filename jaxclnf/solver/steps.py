@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp, retract
-from jaxclnf.solver.box import maximise_in_box, solve
+from jaxclnf.solver.box import maximise_in_box
 from jaxclnf.solver.certificate import (
     displacements,
     em_quadratic,
@@ -66,10 +66,7 @@ def em_step(
     columns, slope, normal = em_quadratic(
         pdm, responses, params, state.evidence, options, rigid
     )
-    if rigid:
-        full_step = solve(normal, slope)
-    else:
-        full_step = maximise_in_box(normal, slope, *room(pdm, params, options, rigid))
+    full_step = maximise_in_box(normal, slope, *room(pdm, params, options, rigid))
     step = state.step_factor * full_step
     moved = jnp.sqrt(jnp.sum(displacements(columns, step) ** 2))
     candidate = retract(params, step)
