@@ -111,9 +111,9 @@ class FitOptions:
         """Larger windows and confidence weights, for difficult photographs.
 
         Returns:
-            The windows of OpenFace's `-wild` switch. Its other numbers (bandwidth 1.25,
-            prior 35, weights 2.5) serve ten steps towards the optimum; those here were
-            chosen, on annotated faces, for fits that arrive there.
+            The windows, bandwidth and weights of OpenFace's `-wild` switch. Its prior of
+            35 serves ten steps towards the optimum; 20 was chosen, on annotated faces,
+            for fits that arrive there.
 
         Example:
             >>> FitOptions.wild().window_sizes
@@ -121,9 +121,9 @@ class FitOptions:
         """
         return cls(
             window_sizes=WILD_WINDOW_SIZES,
-            sigma=1.5,
+            sigma=1.25,
             reg_factor=20.0,
-            weight_factor=1.0,
+            weight_factor=2.5,
         )
 
     @classmethod
