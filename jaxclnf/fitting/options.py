@@ -111,9 +111,9 @@ class FitOptions:
         """Larger windows and confidence weights, for difficult photographs.
 
         Returns:
-            The windows, bandwidth and weights of OpenFace's `-wild` switch. Its prior of
-            35 serves ten steps towards the optimum; 20 was chosen, on annotated faces,
-            for fits that arrive there.
+            The windows, bandwidth and weights of OpenFace's `-wild` switch. Its prior
+            of 35 serves ten steps towards the optimum; 20 was chosen, on annotated
+            faces, for fits that arrive there.
 
         Example:
             >>> FitOptions.wild().window_sizes
