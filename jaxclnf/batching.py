@@ -41,15 +41,16 @@ def _map_batch(in_turn: Callable, at_once: Callable, args: tuple) -> Any:
     )
 
 
-def in_turn_on_cpu(function: Callable, elsewhere: Callable | None = None) -> Callable:
+def in_turn_on_cpu(function: Callable, turn: Callable | None = None) -> Callable:
     """A function that `jax.vmap` applies in turn on CPU, elsewhere at once.
 
     Derivatives in forward mode are as usual; in reverse mode there are none.
 
     Args:
         function: Of pytrees of arrays, by position.
-        elsewhere: Another way to the same results that suits a batch; `lax.cond` and
-            `lax.switch` do not, as they give each row a copy of all that they use.
+        turn: What to do instead in each turn, with all that varies as arguments. The
+            place for `lax.cond` and `lax.switch`, which at once give each row a copy of
+            all that they use.
 
     Returns:
         The function.
@@ -59,7 +60,6 @@ def in_turn_on_cpu(function: Callable, elsewhere: Callable | None = None) -> Cal
         >>> jax.vmap(jax.vmap(double))(jnp.ones((2, 3))).shape
         (2, 3)
     """
-    at_once = elsewhere or function
 
     def with_explicit_constants(*args: Any) -> Any:
         # What a function refers to from outside becomes an argument, which may be
@@ -72,18 +72,21 @@ def in_turn_on_cpu(function: Callable, elsewhere: Callable | None = None) -> Cal
         def evaluated(constants: list, leaves: list) -> list:
             return eval_jaxpr(closed.jaxpr, constants, *leaves)
 
-        def all_at_once(constants: list, leaves: list) -> list:
+        def one_turn(constants: list, leaves: list) -> list:
             del constants
-            return jax.tree.leaves(at_once(*tree.unflatten(leaves)))
+            return jax.tree.leaves((turn or function)(*tree.unflatten(leaves)))
 
-        results = _in_turn_on_cpu(evaluated, all_at_once)(closed.consts, leaves)
-        return jax.tree.structure(shape).unflatten(results)
+        in_turn = _in_turn_on_cpu(one_turn, evaluated) if turn else None
+        mapped = _in_turn_on_cpu(evaluated, evaluated, in_turn)
+        return jax.tree.structure(shape).unflatten(mapped(closed.consts, leaves))
 
     return with_explicit_constants
 
 
-def _in_turn_on_cpu(function: Callable, elsewhere: Callable) -> Callable:
-    mapped = custom_vmap(function)
+def _in_turn_on_cpu(
+    alone: Callable, at_once: Callable, in_turn: Callable | None = None
+) -> Callable:
+    mapped = custom_vmap(alone)
 
     @mapped.def_vmap
     def _(size: int, batched: Sequence, *args: Any) -> tuple:
@@ -99,11 +102,13 @@ def _in_turn_on_cpu(function: Callable, elsewhere: Callable) -> Callable:
 
         if not rows:
             # `jax.jacfwd`: derivatives in many directions, of one face.
-            results = function(*args)
+            results = alone(*args)
         else:
             # Inside another `jax.vmap` what follows in turn comes here again.
             results = _map_batch(
-                partial(on_row, mapped), partial(on_row, elsewhere), tuple(rows)
+                partial(on_row, in_turn or mapped),
+                partial(on_row, at_once),
+                tuple(rows),
             )
         return results, jax.tree.map(lambda _: bool(rows), results)
 

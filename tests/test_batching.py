@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from jaxclnf.batching import in_turn_on_cpu, map_batch
 from jaxclnf.linalg import eigh, eigvalsh, solve_positive
@@ -80,6 +81,27 @@ def test_unbatched_arguments_stay_whole():
     assert set(seen) == {(4, 3)}
     alone = jax.vmap(lambda x: in_turn_on_cpu(add)(table, index[0]) + x)(table)
     np.testing.assert_array_equal(alone, table[3][None] + table)
+
+
+def test_turns_have_their_own_way():
+    def doubled(x, skip):
+        del skip
+        return 2 * x
+
+    def unless_skipped(x, skip):
+        return lax.cond(skip, jnp.zeros_like, lambda x: 2 * x, x)
+
+    function = in_turn_on_cpu(doubled, turn=unless_skipped)
+    x, skip = jnp.arange(1.0, 7).reshape(2, 3), jnp.asarray([[True, False, True]] * 2)
+    twice = jax.vmap(jax.vmap(function))
+    np.testing.assert_array_equal(twice(x, skip), jnp.where(skip, 0, 2 * x))
+    np.testing.assert_array_equal(function(x[0, 0], skip[0, 0]), 2)
+    assert "cond" not in str(jax.make_jaxpr(function)(x[0, 0], skip[0, 0]))
+    traced = jax.jit(twice).trace(x, skip)
+    cuda = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.select" not in cuda  # nothing done for both and thrown away
+    slope = jax.jacfwd(lambda x: twice(x, skip).sum(axis=1))(x)
+    np.testing.assert_array_equal(slope.sum(axis=0), jnp.where(skip, 0, 2))
 
 
 def test_in_turn_is_a_loop_on_cpu_alone():

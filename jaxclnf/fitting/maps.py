@@ -26,7 +26,7 @@ def maps_unless_failed(
     sampling: Sampling,
     in_turn: bool,
 ) -> ResponseMaps:
-    """The maps of a face; for one that failed no work is done where that saves any.
+    """The maps of a face; in turn, for one that failed no work is done.
 
     Args:
         pdm: The shape model.
@@ -42,17 +42,21 @@ def maps_unless_failed(
             reverse mode.
 
     Returns:
-        What `response_maps` gives; perhaps zeros after a failure.
+        What `response_maps` gives; after a failure, in turn, zeros.
 
     Example:
-        >>> maps = maps_unless_failed(
-        ...     pdm, model.experts[0], jnp.asarray(image), params,
-        ...     jnp.zeros(2, jnp.int32), jnp.asarray(True),
-        ...     window_size=7, sampling="exact", in_turn=True,
-        ... ).maps
-        >>> maps.shape[1:], float(maps.sum())
-        ((7, 7), 0.0)
+        >>> def maps(failed):
+        ...     return maps_unless_failed(
+        ...         pdm, model.experts[0], jnp.asarray(image), params,
+        ...         jnp.zeros(2, jnp.int32), failed,
+        ...         window_size=7, sampling="exact", in_turn=True,
+        ...     ).maps
+        >>> found = jax.vmap(maps)(jnp.asarray([False, True]))
+        >>> found.shape[2:], bool(found[0].any())
+        ((7, 7), True)
     """
+    # For one face alone there is no condition, with a trace or without: another program
+    # would round in another way.
     args = pdm, experts, image, params, origin, failed
 
     def found(*args: Any) -> ResponseMaps:
@@ -67,5 +71,5 @@ def maps_unless_failed(
         return lax.cond(args[-1], lambda: zeros, lambda: found(*args))
 
     if in_turn:
-        return in_turn_on_cpu(unless_failed, elsewhere=found)(*args)
-    return unless_failed(*args)  # the same program for one face: the same rounding
+        return in_turn_on_cpu(found, turn=unless_failed)(*args)
+    return found(*args)
