@@ -29,24 +29,23 @@ from jaxclnf.solver.certificate import (
     room,
 )
 from jaxclnf.solver.evidence import Evidence, evaluate
-from jaxclnf.solver.objective import (
-    objective_terms,
-)
+from jaxclnf.solver.objective import objective_terms
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.state import NURLMSState, TrustRegion, gain_of, select
 from jaxclnf.status import Status
 
-# Chosen on 594 phases of three models: with damping that starts at 0.25 the slowest
-# took 23 steps instead of 14, with first radii from 1 to 8 EM steps the mean changed by
-# less than a step. With a first damping of 0.05 the slowest of 3568 phases of the wild
-# model, boxes moved about, took 56 steps: far too much where the Hessian is only just
-# indefinite. With 0.0125 it took 25, with 0.003 26; the means are 5.32 to 5.35.
-_FIRST_RADIUS = 4.0
+# Chosen on 10868 phases of three models (`experiments/steps.py`), boxes moved about.
+# Slowest phase of the wild model and share of its phases that end below `em`: 20 and
+# .40 % as it is; 25 and .51 % with a first radius of 4, dampings a factor of 2 apart and
+# a radius shrunk to a quarter; 21 to 32 steps with one of these three alone.
+_FIRST_RADIUS = 2.0
 """Trust radius at the start, in lengths of the EM step."""
 _FIRST_DAMPING = 0.0125
 """Smallest damping that is tried when the bare Hessian does not do."""
 _MAX_DAMPINGS = 27
 """How often the damping is doubled; the last is 8e5, a millionth of an EM step."""
+_CLOSE = 1.25
+"""How far above one that is too small a damping may be."""
 _SLACK = 1.2
 """A step may be longer than the radius by this."""
 _POOR, _GOOD = 0.25, 0.75
@@ -56,6 +55,7 @@ _LEAST_SHARE = 1e-4
 
 
 class _Trial(NamedTuple):
+    too_small: Float[Array, ""]
     damping: Float[Array, ""]
     step: Float[Array, " d"]
     fits: Bool[Array, ""]
@@ -73,7 +73,8 @@ def damped_step(
 ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
     """The best step in a box with the least damping that keeps it within a radius.
 
-    Tries the dampings 0, 0.0125, 0.025, 0.05, ... in turn.
+    Tries the dampings 0, 0.0125, 0.025, 0.05, ... in turn, then looks between the first
+    that does and the one before it.
 
     Args:
         curved: Curvature of the model, symmetric, perhaps indefinite.
@@ -97,24 +98,35 @@ def damped_step(
     """
 
     def one_more(trial: _Trial) -> _Trial:
-        damping = trial.damping
+        larger = jnp.maximum(2 * trial.too_small, _FIRST_DAMPING)
+        between = jnp.sqrt(trial.too_small * trial.damping)
+        damping = jnp.where(trial.fits, between, larger)
+        damping = jnp.where(trial.num_trials == 0, 0, damping)
         step = maximise_in_box(curved + damping * normal, slope, lower, upper)
         # False for NaN too: the sum was not positive definite.
         fits = metric_length(normal, step) <= _SLACK * radius
-        larger = jnp.maximum(2 * damping, _FIRST_DAMPING)
+        better = fits | ~trial.fits
         return _Trial(
-            jnp.where(fits, damping, larger), step, fits, trial.num_trials + 1
+            too_small=jnp.where(fits, trial.too_small, damping),
+            damping=jnp.where(better, damping, trial.damping),
+            step=jnp.where(better, step, trial.step),
+            fits=fits | trial.fits,
+            num_trials=trial.num_trials + 1,
         )
 
+    def goes_on(trial: _Trial) -> Bool[Array, ""]:
+        apart = trial.damping > _CLOSE * trial.too_small
+        between = apart & (trial.too_small > 0)
+        return jnp.where(trial.fits, between, trial.num_trials < _MAX_DAMPINGS)
+
     start = _Trial(
+        too_small=jnp.zeros_like(radius),
         damping=jnp.zeros_like(radius),
         step=jnp.zeros_like(slope),
         fits=jnp.zeros((), bool),
         num_trials=jnp.zeros((), jnp.int32),
     )
-    end = lax.while_loop(
-        lambda t: ~t.fits & (t.num_trials < _MAX_DAMPINGS), one_more, start
-    )
+    end = lax.while_loop(goes_on, one_more, start)
     return end.step, end.damping
 
 
@@ -160,7 +172,7 @@ def first_trust_region(
     *,
     rigid: bool = False,
 ) -> TrustRegion:
-    """The trust region that a phase begins with: four EM steps.
+    """The trust region that a phase begins with: two EM steps.
 
     Args:
         pdm: The shape model.
@@ -245,10 +257,9 @@ def newton_step(
     small = predicted <= rounding
     share = jnp.where(small, 1, gain / jnp.where(small, 1, predicted))
     accepted = jnp.where(small, gain >= -rounding, share > _LEAST_SHARE)
-    at_limit = length > 0.8 * radius
-    longer = 2 * jnp.maximum(radius, length)
-    shorter = _POOR * jnp.minimum(radius, length)
-    radius = jnp.where((share > _GOOD) & at_limit, longer, radius)
+    longer = jnp.maximum(radius, 2 * length)
+    shorter = 0.5 * jnp.minimum(radius, length)
+    radius = jnp.where((share > _GOOD) & (damping > 0), longer, radius)
     radius = jnp.where((share < _POOR) | ~accepted, shorter, radius)
     trust = TrustRegion(radius=radius, damping=damping)
 
