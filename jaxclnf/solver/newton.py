@@ -36,7 +36,7 @@ from jaxclnf.status import Status
 
 # Chosen on 10868 phases of three models (`experiments/steps.py`), boxes moved about.
 # Slowest phase of the wild model and share of its phases that end below `em`: 20 and
-# .40 % as it is; 25 and .51 % with a first radius of 4, dampings a factor of 2 apart and
+# .40 % as it is; 25 and .51 % with a first radius of 4, dampings a factor of 2 apart,
 # a radius shrunk to a quarter; 21 to 32 steps with one of these three alone.
 _FIRST_RADIUS = 2.0
 """Trust radius at the start, in lengths of the EM step."""
