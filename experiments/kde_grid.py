@@ -66,8 +66,8 @@ def run(model: jaxclnf.CLNFModel, options: jaxclnf.FitOptions, faces: list) -> d
                         "at_bound": bool(at_bound[k])
                         or int(certificate.num_active_bounds) > 0,
                         "px_map": float(np.hypot(*a[0])),
-                        "error": face.error(shapes[k][-1]),
-                        "error_optimum": face.error(optimum),
+                        "error": phase.face.error(shapes[k][-1]),
+                        "error_optimum": phase.face.error(optimum),
                         "same_optimum": apart(optimum, from_start) < 0.05,
                         "scale": phase.scale,
                         "rigid": phase.rigid,

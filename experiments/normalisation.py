@@ -76,7 +76,7 @@ def fit_one(
             phase = run.send(end.params)
         except StopIteration:
             break
-    error = face.error(shape)
+    error = phase.face.error(shape)
     return {"steps": steps, "certified": certified, "shape": shape, "error": error}
 
 

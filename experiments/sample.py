@@ -46,11 +46,20 @@ class Face(NamedTuple):
             return float("nan")
         return interocular_error(landmarks, self.landmarks)
 
+    def seen_from(self, corner: np.ndarray) -> "Face":
+        """The same face, its box and landmarks measured from another pixel."""
+        box = np.concatenate([self.box[:2] - corner, self.box[2:]])
+        known = self.landmarks is not None
+        return self._replace(
+            box=box, landmarks=self.landmarks - corner if known else None
+        )
+
 
 class Phase(NamedTuple):
     """One phase of a fit before it is run."""
 
     face: Face
+    """With landmarks as the phase sees them."""
     scale: int
     rigid: bool
     responses: jaxclnf.ResponseMaps
@@ -122,9 +131,7 @@ def cropped(face: Face) -> Face:
     left, top = max(0, int(x - width)), max(0, int(y - height))
     right, bottom = int(x + 2 * width) + 1, int(y + 2 * height) + 1
     grey = np.ascontiguousarray(face.grey[top:bottom, left:right])
-    corner = np.array([left, top], np.float64)
-    box = np.concatenate([face.box[:2] - corner, face.box[2:]])
-    return face._replace(grey=grey, box=box, landmarks=face.landmarks - corner)
+    return face._replace(grey=grey).seen_from(np.array([left, top], np.float64))
 
 
 def load_models(
@@ -173,6 +180,9 @@ def phases(
 ) -> Generator[Phase, jaxclnf.PDMParams, None]:
     """The phases of a fit, one after the other; send back where each one ended.
 
+    Everything in them is measured from a pixel near the middle of the face, as in
+    `fit`: float32 resolves small coordinates better.
+
     Args:
         model: The model.
         options: For windows and numbers.
@@ -184,11 +194,14 @@ def phases(
     dtype = model.pdm.mean_shape.dtype
     grey = jnp.asarray(on_canvas(face.grey), dtype)
     params = _start(model.pdm, jnp.asarray(face.box, dtype))
+    origin = jnp.round(params.translation)
+    params, face = params.moved(-origin), face.seen_from(np.asarray(origin))
     for scale, window in enumerate(options.window_sizes[: len(model.experts)]):
         if not window:
             continue
         experts = model.experts[scale]
-        responses = _maps(model.pdm, experts, grey, params, window)
+        where = origin.astype(jnp.int32)
+        responses = _maps(model.pdm, experts, grey, params, window, origin=where)
         at_scale = options.at_scale(experts.patch_scaling)
         for rigid in (True, False):
             params = yield Phase(face, scale, rigid, responses, params, at_scale)

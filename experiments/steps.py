@@ -82,7 +82,7 @@ def run(model: jaxclnf.CLNFModel, options: jaxclnf.FitOptions, faces: list, tol:
                     "distance": float(certificate.newton_distance),
                     "curvature": float(certificate.smallest_curvature),
                     "bounds": int(certificate.num_active_bounds),
-                    "error": face.error(shapes[solver]),
+                    "error": phase.face.error(shapes[solver]),
                 }
                 if solver == "newton":
                     after = end.params

@@ -77,7 +77,8 @@ def fit(model, options: jaxclnf.FitOptions, face: Face, changes: dict) -> dict:
         try:
             phase = steps.send(end.params)
         except StopIteration:
-            found["error"] = face.error(np.asarray(_project(model.pdm, end.params)))
+            shape = np.asarray(_project(model.pdm, end.params))
+            found["error"] = phase.face.error(shape)
             deviations = end.params.params_local / jnp.sqrt(model.pdm.eigen_values)
             found["largest"] = float(jnp.abs(deviations).max())
             return found

@@ -1,10 +1,18 @@
 """Normalised correlation of filters with every support region of an area."""
 
+import math
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxclnf.batching import map_batch
 from jaxclnf.experts.materialised import materialised
+
+_TOGETHER = 17
+"""Landmarks whose regions are laid out at a time on CPU: 1 MB at window 11, which stays
+in the cache between being written and multiplied; all 68 take a fifth longer there."""
 
 
 def normalised_correlation(
@@ -30,21 +38,42 @@ def normalised_correlation(
     """
     n, a, _ = areas.shape
     _, k, p, _ = filters.shape
-    w = a - p + 1
     areas = materialised(areas)
     # Any one grey value taken away keeps digits in the sums below.
     areas = areas - areas[:, a // 2, a // 2][:, None, None]
-    shifted = [areas[:, i : i + w, j : j + w] for i in range(p) for j in range(p)]
-    regions = jnp.stack(shifted, axis=1).reshape(n, p * p, w * w)
     # With zero-mean filters the regions' own means drop out of the products. One more
     # filter gives these means.
     filters = filters - filters.mean(axis=(2, 3), keepdims=True)
     average = jnp.full((n, 1, p * p), 1 / (p * p), filters.dtype)
     filters = jnp.concatenate([filters.reshape(n, k, p * p), average], axis=1)
+    groups = -(-n // _TOGETHER)
+    parts = jax.tree.map(lambda x: _in_groups(x, groups), (areas, filters))
+    found = map_batch(_correlation, *parts)
+    return found.reshape(-1, *found.shape[2:])[:n]
+
+
+def _in_groups(x: Array, groups: int) -> Array:
+    """Divides the first axis, with zeros at its end where it is too short."""
+    each = -(-x.shape[0] // groups)
+    missing = groups * each - x.shape[0]
+    x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(groups, each, *x.shape[1:])
+
+
+def _correlation(
+    areas: Float[Array, "n a a"], filters: Float[Array, "n k pp"]
+) -> Float[Array, "n k ww"]:
+    """The products of unit-norm regions with all filters but the last, their mean."""
+    n, a, _ = areas.shape
+    p = math.isqrt(filters.shape[2])
+    w = a - p + 1
+    shifted = [areas[:, i : i + w, j : j + w] for i in range(p) for j in range(p)]
+    regions = jnp.stack(shifted, axis=1).reshape(n, p * p, w * w)
     products = jnp.matmul(filters, regions, precision="highest")
+    means = products[:, -1:]
     # In two passes, so that nothing cancels where contrast is low.
-    squares = jnp.sum((regions - products[:, k:]) ** 2, axis=1)
-    return products[:, :k] * _inverse_root(squares, areas)[:, None]
+    squares = jnp.sum((regions - means) ** 2, axis=1)
+    return products[:, :-1] * _inverse_root(squares, areas)[:, None]
 
 
 def inverse_norms(areas: Float[Array, "n a a"], side: int) -> Float[Array, "n w w"]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxclnf.batching import in_turn_on_cpu
 from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp, retract
 from jaxclnf.solver.box import maximise_in_box, solve_free
@@ -97,6 +98,19 @@ def damped_step(
         (True, True)
     """
 
+    return _search(curved, normal, slope, lower, upper, radius)
+
+
+# On CPU each face of a batch makes the trials that it needs, not those of the others.
+@in_turn_on_cpu
+def _search(
+    curved: Float[Array, "d d"],
+    normal: Float[Array, "d d"],
+    slope: Float[Array, " d"],
+    lower: Float[Array, " d"] | None,
+    upper: Float[Array, " d"] | None,
+    radius: Float[Array, ""],
+) -> tuple[Float[Array, " d"], Float[Array, ""]]:
     def one_more(trial: _Trial) -> _Trial:
         larger = jnp.maximum(2 * trial.too_small, _FIRST_DAMPING)
         between = jnp.sqrt(trial.too_small * trial.damping)
