@@ -62,7 +62,7 @@ def _in_groups(x: Array, groups: int) -> Array:
 
 def _correlation(
     areas: Float[Array, "n a a"], filters: Float[Array, "n k pp"]
-) -> Float[Array, "n k ww"]:
+) -> Float[Array, "n k-1 ww"]:
     """The products of unit-norm regions with all filters but the last, their mean."""
     n, a, _ = areas.shape
     p = math.isqrt(filters.shape[2])
