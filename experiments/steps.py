@@ -217,8 +217,9 @@ def main() -> None:
     for name, model, options in chosen_models(args, dtype):
         results[name] = run(model, options, faces, args.tol)
         print("\n".join(summary(results[name], args.tol)), flush=True)
-    save_text(args.out / "steps.md", report(results, args.tol))
-    draw(results, args.out / "steps.png")
+    stem = "steps_float64" if args.float64 else "steps"
+    save_text(args.out / f"{stem}.md", report(results, args.tol))
+    draw(results, args.out / f"{stem}.png")
 
 
 if __name__ == "__main__":
