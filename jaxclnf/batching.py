@@ -7,7 +7,7 @@ LAPACK kernels; seen with a fit of 16 faces on two cores).
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -61,6 +61,7 @@ def in_turn_on_cpu(function: Callable, turn: Callable | None = None) -> Callable
         (2, 3)
     """
 
+    @wraps(function)
     def with_explicit_constants(*args: Any) -> Any:
         # What a function refers to from outside becomes an argument, which may be
         # batched, as inside `lax.cond`; `custom_vmap` forbids that for the rest.

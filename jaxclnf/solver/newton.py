@@ -64,6 +64,7 @@ class _Trial(NamedTuple):
 
 
 @jax.custom_jvp
+@in_turn_on_cpu  # Each face makes its own trials, not as many as its neighbours.
 def damped_step(
     curved: Float[Array, "d d"],
     normal: Float[Array, "d d"],
@@ -98,19 +99,6 @@ def damped_step(
         (True, True)
     """
 
-    return _search(curved, normal, slope, lower, upper, radius)
-
-
-# On CPU each face of a batch makes the trials that it needs, not those of the others.
-@in_turn_on_cpu
-def _search(
-    curved: Float[Array, "d d"],
-    normal: Float[Array, "d d"],
-    slope: Float[Array, " d"],
-    lower: Float[Array, " d"] | None,
-    upper: Float[Array, " d"] | None,
-    radius: Float[Array, ""],
-) -> tuple[Float[Array, " d"], Float[Array, ""]]:
     def one_more(trial: _Trial) -> _Trial:
         larger = jnp.maximum(2 * trial.too_small, _FIRST_DAMPING)
         between = jnp.sqrt(trial.too_small * trial.damping)
