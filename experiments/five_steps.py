@@ -174,17 +174,18 @@ def draw_bars(columns: dict[str, dict[str, list[float]]], path: Path) -> None:
         len(columns),
         figsize=(3.2 * len(columns) + 1.8, 3.4),
         sharey=True,
+        squeeze=False,
         layout="constrained",
     )
     places = np.arange(len(VARIANTS))[::-1]
-    for axis, (label, models) in zip(axes, columns.items(), strict=True):
+    for axis, (label, models) in zip(axes[0], columns.items(), strict=True):
         height = 0.8 / len(models)
         for k, (name, values) in enumerate(models.items()):
             axis.barh(places - k * height, values, height, label=name)
         middle = places - height * (len(models) - 1) / 2
         axis.set(xlabel=label, yticks=middle, yticklabels=list(VARIANTS))
         axis.grid(axis="x", alpha=0.3)
-    handles, names = axes[0].get_legend_handles_labels()
+    handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names))
     save_figure(figure, path)
     plt.close(figure)
