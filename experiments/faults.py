@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxclnf import PDM, NURLMSOptions, NURLMSState, PDMParams, ResponseMaps, Status
 from jaxclnf.shape import pdm as shape_pdm
-from jaxclnf.solver import box, evidence, objective, steps
+from jaxclnf.solver import box, evidence, objective, quadratic, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +77,9 @@ def plain_step(
         The state after.
     """
     params = state.params
-    columns = objective.phase_jacobian(pdm, params, rigid)
-    weights = evidence.landmark_weights(responses, options)
-    precision = objective.prior_precision(pdm, options, rigid)
-    shifts = state.evidence.mean_shifts
-    slope = objective.gradient_from(pdm, params, columns, weights, shifts, precision)
-    normal = objective.normal_matrix(columns, weights, precision)
+    columns, slope, normal = quadratic.em_quadratic(
+        pdm, responses, params, state.evidence, options, rigid
+    )
     step = box.solve(normal, slope)
     moved = steps.retract(params, step)
     if not rigid:
@@ -245,17 +242,18 @@ def _scaled_maps(original, case, pdm, responses, params, options):
 
 
 def _with_prior(factor: float) -> Callable[[Case], Replacements]:
-    original = objective.gradient_from
+    original = quadratic.normal_equations
 
-    def faulty(pdm, params, columns, weights, shifts, precision):
-        precision = factor * precision
-        return original(pdm, params, columns, weights, shifts, precision)
+    def faulty(params, columns, weights, shifts, precision):
+        _, normal = original(params, columns, weights, shifts, precision)
+        slope, _ = original(params, columns, weights, shifts, factor * precision)
+        return slope, normal
 
     return lambda case: [(original, faulty)]
 
 
 def _with_jacobian(change: Callable) -> Callable[[Case], Replacements]:
-    original = objective.phase_jacobian
+    original = quadratic.phase_jacobian
 
     def faulty(pdm, params, rigid):
         return change(original(pdm, params, rigid), params)

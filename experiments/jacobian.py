@@ -34,7 +34,7 @@ from sample import (
 import jaxclnf
 from jaxclnf.shape import pdm as shape_pdm
 from jaxclnf.shape.rotation import matrix_from_euler
-from jaxclnf.solver import objective, steps
+from jaxclnf.solver import quadratic, steps
 
 KINDS = ("tangent", "Euler angles", "mixed")
 STEP_KINDS = ("plain", "guarded")
@@ -49,7 +49,7 @@ PHOTOGRAPH_BINS = (0, 15, 30, 90)
 
 def coordinates(kind: jax.Array) -> Replacements:
     """Replacements of the solver's derivatives and moves; `kind` counts `KINDS`."""
-    tangent_columns, tangent_retract = objective.phase_jacobian, shape_pdm.retract
+    tangent_columns, tangent_retract = quadratic.phase_jacobian, shape_pdm.retract
 
     def columns(pdm, params, rigid):
         found = tangent_columns(pdm, params, rigid)

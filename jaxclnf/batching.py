@@ -41,7 +41,11 @@ def _map_batch(in_turn: Callable, at_once: Callable, args: tuple) -> Any:
     )
 
 
-def in_turn_on_cpu(function: Callable, turn: Callable | None = None) -> Callable:
+def in_turn_on_cpu(
+    function: Callable,
+    turn: Callable | None = None,
+    at_once: Callable | None = None,
+) -> Callable:
     """A function that `jax.vmap` applies in turn on CPU, elsewhere at once.
 
     Derivatives in forward mode are as usual; in reverse mode there are none.
@@ -51,6 +55,7 @@ def in_turn_on_cpu(function: Callable, turn: Callable | None = None) -> Callable
         turn: What to do instead in each turn, with all that varies as arguments. The
             place for `lax.cond` and `lax.switch`, which at once give each row a copy of
             all that they use.
+        at_once: What to do instead where all are done at once.
 
     Returns:
         The function.
@@ -77,8 +82,13 @@ def in_turn_on_cpu(function: Callable, turn: Callable | None = None) -> Callable
             del constants
             return jax.tree.leaves((turn or function)(*tree.unflatten(leaves)))
 
-        in_turn = _in_turn_on_cpu(one_turn, evaluated) if turn else None
-        mapped = _in_turn_on_cpu(evaluated, evaluated, in_turn)
+        def one_of_many(constants: list, leaves: list) -> list:
+            del constants
+            return jax.tree.leaves((at_once or function)(*tree.unflatten(leaves)))
+
+        many = one_of_many if at_once else evaluated
+        in_turn = _in_turn_on_cpu(one_turn, many) if turn else None
+        mapped = _in_turn_on_cpu(evaluated, many, in_turn)
         return jax.tree.structure(shape).unflatten(mapped(closed.consts, leaves))
 
     return with_explicit_constants

@@ -29,7 +29,7 @@ from jaxclnf.shape.rotation import (
     small_rotation,
 )
 from jaxclnf.shape.similarity import align_shapes
-from jaxclnf.solver.objective import normal_matrix
+from jaxclnf.solver.quadratic import normal_equations
 from tests.reference import PDMS, columns, largest, params_from, pdm_from, points
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
@@ -78,8 +78,11 @@ def test_weighted_normal_matrix(arrays):
     n = pdm.num_landmarks
     for i in range(6):
         weights = jnp.asarray(arrays["w_diag"][i, :n])
-        ours = jacobian(pdm, jax.tree.map(lambda x, i=i: x[i], params))
-        found = normal_matrix(ours, weights, jnp.zeros(ours.shape[-1], ours.dtype))
+        here = jax.tree.map(lambda x, i=i: x[i], params)
+        ours = jacobian(pdm, here)
+        still = jnp.zeros(ours.shape[:2], ours.dtype)
+        none = jnp.zeros(ours.shape[-1], ours.dtype)
+        _, found = normal_equations(here, ours, weights, still, none)
         reference = arrays["JtW"][i].astype(np.float64) @ arrays["J"][i]
         assert largest(np.asarray(found) - reference) < 2e-6 * largest(reference)
         weighted = np.moveaxis(np.asarray(weights[:, None, None] * ours), 2, 0)

@@ -15,7 +15,7 @@ import pytest
 from jaxclnf.shape.pdm import clamp, jacobian, project, retract, rigid_jacobian
 from jaxclnf.solver.box import solve
 from jaxclnf.solver.kde import log_kde
-from jaxclnf.solver.objective import gradient_from, normal_matrix
+from jaxclnf.solver.quadratic import normal_equations
 from tests.reference import PARTS, largest, params_from, phases, points, read_model
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
@@ -100,13 +100,14 @@ def test_normal_equations_and_update(traces):
             assert largest(landmarks - points(arrays["it_shape"][t])) < 2e-4
             columns = make[rigid](pdm, params)
             shifts = jnp.asarray(points(arrays["it_ms_img"][t]))
-            right = gradient_from(pdm, params, columns, weights, shifts, precision)
+            right, normal = normal_equations(
+                params, columns, weights, shifts, precision
+            )
             scale = np.einsum(
                 "nad,n,na->d", np.abs(columns), weights, np.abs(np.asarray(shifts))
             )
             stored = arrays["it_J_w_t_m"][t].reshape(-1)
             assert np.all(np.abs(right - stored) <= RIGHT_TOL * (scale + 1))
-            normal = normal_matrix(columns, weights, precision)
             if t in matrices:
                 assert largest(normal - matrices[t]) < NORMAL_TOL * largest(matrices[t])
                 num_matrices += 1

@@ -13,7 +13,7 @@ from jaxclnf.pytree import pytree_dataclass, static
 from jaxclnf.shape.pdm import PDM, PDMParams
 from jaxclnf.solver import evidence as solver_evidence
 from jaxclnf.solver import loop as solver_loop
-from jaxclnf.solver import objective as solver_objective
+from jaxclnf.solver import quadratic as solver_quadratic
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.state import NURLMSState
 
@@ -184,14 +184,9 @@ def _look(
     options: NURLMSOptions,
     rigid: bool,
 ) -> tuple[Array, Array, Truth]:
-    slope = solver_objective.gradient_from(
-        pdm,
-        state.params,
-        solver_objective.phase_jacobian(pdm, state.params, rigid),
-        solver_evidence.landmark_weights(responses, options),
-        state.evidence.mean_shifts,
-        solver_objective.prior_precision(pdm, options, rigid),
-    )
+    slope = solver_quadratic.em_quadratic(
+        pdm, responses, state.params, state.evidence, options, rigid
+    ).slope
     positions = solver_evidence.landmark_positions(responses, state.evidence.shape)
     truth = truth_at(pdm, responses, state.params, options, rigid=rigid)
     return positions, slope, truth

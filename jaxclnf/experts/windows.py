@@ -67,8 +67,10 @@ def _correlation(
     n, a, _ = areas.shape
     p = math.isqrt(filters.shape[2])
     w = a - p + 1
-    shifted = [areas[:, i : i + w, j : j + w] for i in range(p) for j in range(p)]
-    regions = jnp.stack(shifted, axis=1).reshape(n, p * p, w * w)
+    # Columns first, then rows: `2 p` slices instead of `p * p`.
+    rows = jnp.stack([areas[:, :, j : j + w] for j in range(p)], axis=1)
+    regions = jnp.stack([rows[:, :, i : i + w] for i in range(p)], axis=1)
+    regions = regions.reshape(n, p * p, w * w)
     products = jnp.matmul(filters, regions, precision="highest")
     means = products[:, -1:]
     # In two passes, so that nothing cancels where contrast is low.

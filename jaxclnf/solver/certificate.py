@@ -5,8 +5,6 @@ one of them is first below 0.005 px the shape is still 0.02 px from the optimum.
 certified distance is that of a full Newton step.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -16,15 +14,9 @@ from jaxclnf.linalg import eigh, eigvalsh
 from jaxclnf.pytree import pytree_dataclass
 from jaxclnf.shape.pdm import NUM_RIGID, PDM, PDMParams, mode_bounds
 from jaxclnf.solver.box import solve_free
-from jaxclnf.solver.evidence import Evidence, evaluate, landmark_weights
-from jaxclnf.solver.objective import (
-    curvature_from,
-    gradient_from,
-    normal_matrix,
-    phase_jacobian,
-    prior_precision,
-)
+from jaxclnf.solver.evidence import Evidence, evaluate
 from jaxclnf.solver.options import NURLMSOptions
+from jaxclnf.solver.quadratic import em_quadratic, local_quadratic, phase_jacobian
 from jaxclnf.solver.state import NURLMSState
 
 
@@ -128,17 +120,31 @@ def gradient_norm(
         >>> bool(gradient_norm(*here, rigid=False) >= gradient_norm(*here, rigid=True))
         True
     """
-    columns = phase_jacobian(pdm, params, rigid)
-    weights = landmark_weights(responses, options)
-    precision = prior_precision(pdm, options, rigid)
-    slope = gradient_from(
-        pdm, params, columns, weights, evidence.mean_shifts, precision
-    )
-    diagonal = jnp.sum(weights[:, None, None] * columns**2, axis=(0, 1)) + precision
+    here = em_quadratic(pdm, responses, params, evidence, options, rigid)
+    blocked = blocked_directions(pdm, params, here.slope, options)
+    return scaled_gradient(here.slope, jnp.diagonal(here.normal), blocked)
+
+
+def scaled_gradient(
+    slope: Float[Array, " d"], diagonal: Float[Array, " d"], blocked: Bool[Array, " d"]
+) -> Float[Array, ""]:
+    """`gradient_norm` from its ingredients.
+
+    Args:
+        slope: The gradient of F.
+        diagonal: That of the curvature of the EM surrogate.
+        blocked: Directions that do not count.
+
+    Returns:
+        Pixels.
+
+    Example:
+        >>> blocked = jnp.asarray([False, True])
+        >>> float(scaled_gradient(jnp.ones(2), jnp.asarray([4.0, 1.0]), blocked))
+        0.5
+    """
     scaled = jnp.abs(slope) / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
-    return jnp.max(
-        jnp.where(blocked_directions(pdm, params, slope, options), 0, scaled)
-    )
+    return jnp.max(jnp.where(blocked, 0, scaled))
 
 
 def displacements(
@@ -163,111 +169,6 @@ def displacements(
     """
     moved = jnp.matmul(columns, step[:, None], precision="highest")[..., 0]
     return jnp.sqrt(jnp.sum(moved**2, axis=1))
-
-
-class EMQuadratic(NamedTuple):
-    """The EM surrogate of F around some parameters, along `retract`."""
-
-    columns: Float[Array, "n 2 d"]
-    """The Jacobian of the landmarks."""
-    slope: Float[Array, " d"]
-    """The gradient of F."""
-    normal: Float[Array, "d d"]
-    """The curvature of the surrogate: the metric."""
-
-
-def em_quadratic(
-    pdm: PDM,
-    responses: ResponseMaps,
-    params: PDMParams,
-    evidence: Evidence,
-    options: NURLMSOptions,
-    rigid: bool,
-) -> EMQuadratic:
-    """The normal equations of a NU-RLMS step.
-
-    Args:
-        pdm: The shape model.
-        responses: The maps of this scale.
-        params: Where `evidence` was taken.
-        evidence: What `evaluate` found there.
-        options: The phase's options.
-        rigid: Pose only, or pose and modes.
-
-    Returns:
-        Jacobian, slope and curvature.
-
-    Example:
-        >>> evidence = evaluate(pdm, responses, params, NURLMSOptions())
-        >>> here = em_quadratic(
-        ...     pdm, responses, params, evidence, NURLMSOptions(), True
-        ... )
-        >>> here.slope.shape, here.normal.shape
-        ((6,), (6, 6))
-    """
-    columns = phase_jacobian(pdm, params, rigid)
-    weights = landmark_weights(responses, options)
-    precision = prior_precision(pdm, options, rigid)
-    slope = gradient_from(
-        pdm, params, columns, weights, evidence.mean_shifts, precision
-    )
-    normal = normal_matrix(columns, weights, precision)
-    return EMQuadratic(columns, slope, normal)
-
-
-class LocalQuadratic(NamedTuple):
-    """F around some parameters to the second order, along `retract`."""
-
-    columns: Float[Array, "n 2 d"]
-    """The Jacobian of the landmarks."""
-    slope: Float[Array, " d"]
-    """The gradient of F."""
-    normal: Float[Array, "d d"]
-    """The curvature of the EM surrogate: the metric."""
-    curved: Float[Array, "d d"]
-    """The exact negative Hessian of F."""
-
-
-def local_quadratic(
-    pdm: PDM,
-    responses: ResponseMaps,
-    params: PDMParams,
-    evidence: Evidence,
-    options: NURLMSOptions,
-    rigid: bool,
-) -> LocalQuadratic:
-    """All derivatives of F at some parameters, from the evidence there.
-
-    Args:
-        pdm: The shape model.
-        responses: The maps of this scale.
-        params: Where `evidence` was taken.
-        evidence: What `evaluate` found there, with covariances.
-        options: The phase's options.
-        rigid: Pose only, or pose and modes.
-
-    Returns:
-        The derivatives.
-
-    Raises:
-        ValueError: The evidence has no covariances.
-
-    Example:
-        >>> options = NURLMSOptions(solver="newton")
-        >>> evidence = evaluate(pdm, responses, params, options)
-        >>> here = local_quadratic(pdm, responses, params, evidence, options, True)
-        >>> here.slope.shape, here.curved.shape
-        ((6,), (6, 6))
-    """
-    columns, slope, normal = em_quadratic(
-        pdm, responses, params, evidence, options, rigid
-    )
-    weights = landmark_weights(responses, options)
-    precision = prior_precision(pdm, options, rigid)
-    curved = curvature_from(
-        pdm, responses, params, columns, weights, evidence, precision, options
-    )
-    return LocalQuadratic(columns, slope, normal, curved)
 
 
 def certify(
@@ -305,11 +206,14 @@ def certify(
             smallest_curvature=unknown,
             num_active_bounds=jnp.zeros((), jnp.int32),
         )
-    evidence = state.evidence
-    if evidence.covariances is None:
+    if state.trust is None:
         evidence = evaluate(pdm, responses, params, options, second_order=True)
-    here = local_quadratic(pdm, responses, params, evidence, options, rigid)
-    columns, slope, normal, curved = here
+        here = local_quadratic(pdm, responses, params, evidence, options, rigid)
+        columns, slope, normal, curved = here
+    else:
+        columns = phase_jacobian(pdm, params, rigid)
+        slope, normal = state.trust.slope, state.trust.normal
+        curved = state.trust.curved
     blocked = blocked_directions(pdm, params, slope, options)
     smallest = relative_curvature(curved, normal, blocked)
     # At an optimum no other mode comes to its bound on the way.

@@ -1,7 +1,7 @@
 """Newton's method on F: the exact Hessian, a trust region, the mode bounds.
 
 Every step maximises the quadratic model `g . d - d . H d / 2` within the mode bounds.
-`H` is the exact negative Hessian (`jaxclnf.solver.objective.curvature`). Where it is
+`H` is the exact negative Hessian (`jaxclnf.solver.quadratic`). Where it is
 not positive definite, or the step is longer than the trust region allows, a multiple of
 the EM curvature is added to the whole of it: long damping gives short EM steps, which
 climb. Near an optimum nothing is added, and convergence is quadratic. Trust region:
@@ -24,14 +24,13 @@ from jaxclnf.solver.box import maximise_in_box, solve_free
 from jaxclnf.solver.certificate import (
     blocked_directions,
     displacements,
-    em_quadratic,
-    gradient_norm,
-    local_quadratic,
     room,
+    scaled_gradient,
 )
 from jaxclnf.solver.evidence import Evidence, evaluate
 from jaxclnf.solver.objective import objective_terms
 from jaxclnf.solver.options import NURLMSOptions
+from jaxclnf.solver.quadratic import local_quadratic
 from jaxclnf.solver.state import NURLMSState, TrustRegion, gain_of, select
 from jaxclnf.status import Status
 
@@ -194,11 +193,18 @@ def first_trust_region(
         >>> bool(first.radius > 0), float(first.damping)
         (True, 0.0)
     """
-    _, slope, normal = em_quadratic(pdm, responses, params, evidence, options, rigid)
+    here = local_quadratic(pdm, responses, params, evidence, options, rigid)
+    _, slope, normal, curved = here
     free = ~blocked_directions(pdm, params, slope, options)
     em_step = solve_free(normal, slope, jnp.zeros_like(slope), free)
     radius = lax.stop_gradient(_FIRST_RADIUS * metric_length(normal, em_step))
-    return TrustRegion(radius=radius, damping=jnp.zeros_like(radius))
+    return TrustRegion(
+        slope=slope,
+        normal=normal,
+        curved=curved,
+        radius=radius,
+        damping=jnp.zeros_like(radius),
+    )
 
 
 def newton_step(
@@ -238,16 +244,13 @@ def newton_step(
     """
     if state.trust is None:
         raise ValueError("the state has no trust region; start it with newton")
+    slope, normal, curved = state.trust.slope, state.trust.normal, state.trust.curved
     radius = state.trust.radius
-    columns, slope, normal, curved = local_quadratic(
-        pdm, responses, state.params, state.evidence, options, rigid
-    )
     limits = room(pdm, state.params, options, rigid)
     step, damping = damped_step(curved, normal, slope, *limits, radius)
     bent = jnp.matmul(curved, step[:, None], precision="highest")[:, 0]
     predicted = lax.stop_gradient(jnp.sum(step * (slope - 0.5 * bent)))
     length = lax.stop_gradient(metric_length(normal, step))
-    moves = jnp.sqrt(jnp.sum(displacements(columns, step) ** 2))
 
     candidate = retract(state.params, step)
     if not rigid:
@@ -263,8 +266,11 @@ def newton_step(
     shorter = 0.5 * jnp.minimum(radius, length)
     radius = jnp.where((share > _GOOD) & (damping > 0), longer, radius)
     radius = jnp.where((share < _POOR) | ~accepted, shorter, radius)
-    trust = TrustRegion(radius=radius, damping=damping)
 
+    here = local_quadratic(pdm, responses, candidate, evidence, options, rigid)
+    columns, slope, normal, curved = here
+    blocked = blocked_directions(pdm, candidate, slope, options)
+    moves = jnp.sqrt(jnp.sum(displacements(columns, step) ** 2))
     num_steps = state.num_steps + 1
     at_rest = accepted & (damping == 0) & (moves < options.shape_tol)
     # A trial that is not finite was only too long; a model that is not has no step.
@@ -276,15 +282,16 @@ def newton_step(
         params=candidate,
         evidence=evidence,
         objective=state.objective + gain,
-        gradient_norm=gradient_norm(
-            pdm, responses, candidate, evidence, options, rigid
-        ),
+        gradient_norm=scaled_gradient(slope, jnp.diagonal(normal), blocked),
         shape_delta=moves,
         previous_shape=state.evidence.shape,
         step_factor=state.step_factor,
         num_steps=num_steps,
         status=status,
-        trust=trust,
+        trust=TrustRegion(
+            slope=slope, normal=normal, curved=curved, radius=radius, damping=damping
+        ),
     )
+    trust = dataclasses.replace(state.trust, radius=radius, damping=damping)
     old = dataclasses.replace(state, num_steps=num_steps, status=status, trust=trust)
     return select(accepted, new, old)

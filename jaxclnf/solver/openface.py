@@ -20,16 +20,11 @@ from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.shape.pdm import PDM, clamp, retract
 from jaxclnf.shape.reference import reference_turn
 from jaxclnf.solver.box import solve
-from jaxclnf.solver.evidence import evaluate, landmark_positions, landmark_weights
+from jaxclnf.solver.evidence import evaluate, landmark_positions
 from jaxclnf.solver.kde import kernel_sums
-from jaxclnf.solver.objective import (
-    gradient_from,
-    normal_matrix,
-    objective_terms,
-    phase_jacobian,
-    prior_precision,
-)
+from jaxclnf.solver.objective import objective_terms
 from jaxclnf.solver.options import NURLMSOptions
+from jaxclnf.solver.quadratic import em_quadratic
 from jaxclnf.solver.state import NURLMSState
 from jaxclnf.status import Status
 
@@ -68,13 +63,8 @@ def openface_step(
         1
     """
     params = state.params
-    columns = phase_jacobian(pdm, params, rigid)
-    weights = landmark_weights(responses, options)
-    precision = prior_precision(pdm, options, rigid)
-    slope = gradient_from(
-        pdm, params, columns, weights, state.evidence.mean_shifts, precision
-    )
-    step = solve(normal_matrix(columns, weights, precision), slope)
+    here = em_quadratic(pdm, responses, params, state.evidence, options, rigid)
+    step = solve(here.normal, here.slope)
     moved = dataclasses.replace(
         clamp(pdm, retract(params, step), options.n_sigmas),
         rotation=reference_turn(params.rotation, step[1:4]),

@@ -11,8 +11,15 @@ from jaxclnf.solver.evidence import Evidence
 
 @pytree_dataclass
 class TrustRegion:
-    """What `newton` remembers of the step before."""
+    """What `newton` knows at `params`: a quadratic model of F along `retract`, and how
+    far that is believed."""
 
+    slope: Float[Array, " d"]
+    """The gradient of F."""
+    normal: Float[Array, "d d"]
+    """The curvature of the EM surrogate: the metric."""
+    curved: Float[Array, "d d"]
+    """The exact negative Hessian of F."""
     radius: Float[Array, ""]
     """How long the next step may be in the EM metric, pixels."""
     damping: Float[Array, ""]

@@ -14,7 +14,6 @@ from jaxclnf.shape.pdm import PDM, PDMParams, clamp, retract
 from jaxclnf.solver.box import maximise_in_box
 from jaxclnf.solver.certificate import (
     displacements,
-    em_quadratic,
     gradient_norm,
     room,
 )
@@ -25,6 +24,7 @@ from jaxclnf.solver.objective import (
 )
 from jaxclnf.solver.openface import openface_step
 from jaxclnf.solver.options import NURLMSOptions
+from jaxclnf.solver.quadratic import em_quadratic
 from jaxclnf.solver.state import NURLMSState, gain_of, select
 from jaxclnf.status import Status
 
