@@ -120,3 +120,13 @@ def test_in_turn_is_a_loop_on_cpu_alone():
 def test_forward_derivatives_pass_through():
     slope = jax.jacfwd(lambda x: jax.vmap(in_turn_on_cpu(jnp.sin))(x))(jnp.zeros(3))
     np.testing.assert_allclose(slope, np.eye(3))
+
+
+def test_what_is_done_at_once_may_be_something_else():
+    """On CPU nothing is; the program for another backend has it."""
+    changed = in_turn_on_cpu(lambda x: x + 1, at_once=lambda x: x + 1000)
+    rows = jnp.arange(3.0)
+    np.testing.assert_array_equal(changed(rows), rows + 1)
+    np.testing.assert_array_equal(jax.vmap(changed)(rows), rows + 1)
+    lowered = jax.jit(jax.vmap(changed)).trace(rows).lower(lowering_platforms=("cuda",))
+    assert "1.000000e+03" in lowered.as_text()

@@ -9,6 +9,7 @@ from jaxclnf.fitting.hypotheses import fit_starts
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.parts import WithParts, fit_parts, worst_status
+from jaxclnf.fitting.pruning import BestStart
 from jaxclnf.fitting.result import FitResult, FitTrace
 from jaxclnf.fitting.schedule import ScalesFit
 from jaxclnf.fitting.validate import CERTAINTY_THRESHOLD, validate
@@ -60,8 +61,42 @@ def fit_face(
         >>> bool(result.converged)
         True
     """
-
     found = fit_starts(model, image, image_size, starts, options, with_trace=with_trace)
+    return conclude_face(
+        model, image, image_size, found, options, with_trace=with_trace
+    )
+
+
+def conclude_face(
+    model: CLNFModel,
+    image: GreyImage,
+    image_size: Int[Array, " 2"],
+    found: BestStart,
+    options: FitOptions,
+    *,
+    with_trace: bool = False,
+) -> tuple[FitResult, FitTrace | None]:
+    """What follows when the best start is known: the parts, the certainty, the result.
+
+    Args:
+        model: The model.
+        image: Grey values; may be padded with zeros on the right and at the bottom.
+        image_size: Height and width without the padding.
+        found: The fit that was kept.
+        options: The options.
+        with_trace: Whether derivatives in reverse mode may follow (static).
+
+    Returns:
+        The result, and the trace of the fit if it has one.
+
+    Example:
+        >>> options = FitOptions(window_sizes=(7,))
+        >>> starts = jax.tree.map(lambda x: x[None], params)
+        >>> place = model, jnp.asarray(image), jnp.asarray(image.shape)
+        >>> found = fit_starts(*place, starts, options)
+        >>> bool(conclude_face(*place, found, options)[0].converged)
+        True
+    """
     fitted = found.fit
     whole = WithParts(fitted.landmarks, fitted.params, {}, found.reach)
     if options.use_parts:

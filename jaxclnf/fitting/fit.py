@@ -11,11 +11,13 @@ from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage
 from jaxclnf.fitting.canvas import as_grey, cut, whole_image
+from jaxclnf.fitting.cores import num_cores
 from jaxclnf.fitting.face import fit_face
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult, FitTrace
+from jaxclnf.fitting.separate import fit_face_separately
 from jaxclnf.shape.pdm import PDM, PDMParams
 
 _CHUNK = 64
@@ -167,7 +169,7 @@ def _fit(
     else:
         starts = _with_starts_axis(params, params.scale.ndim)
     starts = jax.tree.map(lambda x: np.asarray(x, dtype), starts)
-    run = _fit_one if starts.scale.ndim == 1 else _fit_rows
+    run = _fit_alone if starts.scale.ndim == 1 else _fit_rows
     return run(model, image, size, starts, options, with_trace)
 
 
@@ -204,6 +206,22 @@ def _rows_of_boxes(pdm: PDM, boxes: np.ndarray, num_starts: int) -> PDMParams:
     return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 
+def _fit_alone(
+    model: CLNFModel,
+    image: Array,
+    image_size: np.ndarray,
+    starts: PDMParams,
+    options: FitOptions,
+    with_trace: bool,
+) -> tuple[FitResult, FitTrace | None]:
+    several = starts.scale.shape[0] > 1 and num_cores() > 1
+    if several and jax.default_backend() == "cpu":
+        return fit_face_separately(
+            model, image, image_size, starts, options, with_trace=with_trace
+        )
+    return _fit_one(model, image, image_size, starts, options, with_trace)
+
+
 def _fit_rows(
     model: CLNFModel,
     image: Array,
@@ -214,7 +232,7 @@ def _fit_rows(
 ) -> tuple[FitResult, FitTrace | None]:
     """Fits any number of faces with the programs for one face, or one chunk of them."""
     count = starts.scale.shape[0]
-    one = partial(_fit_one, model, image, image_size)
+    one = partial(_fit_alone, model, image, image_size)
     chunk = partial(_fit_chunk, model, image, image_size)
     if count == 0:
         shapes = jax.eval_shape(partial(chunk, with_trace=with_trace), starts, options)

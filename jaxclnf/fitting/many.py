@@ -7,9 +7,7 @@ again with more of the image. Thus the numbers are those of `fit`.
 """
 
 import dataclasses
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,6 +28,7 @@ from jaxclnf.fitting.canvas import (
     window_around,
 )
 from jaxclnf.fitting.chunks import Chunk, plan_chunks
+from jaxclnf.fitting.cores import num_cores, on_all_cores
 from jaxclnf.fitting.face import fit_face
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
@@ -116,7 +115,7 @@ def fit_many(
     if rows:
         return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *rows)
     no_chunk = Chunk([], Canvas((2, 2), np.dtype(np.uint8)), 1)
-    _, nothing = _inputs(model, work, no_chunk, 1)
+    nothing = _inputs(model, work, no_chunk, 1)
     shapes = jax.eval_shape(partial(_fit_chunk, model, options=options), *nothing)
     return jax.tree.map(lambda x: jnp.zeros((0, *x.shape[1:]), x.dtype), shapes)
 
@@ -207,7 +206,7 @@ def _fit_windows(
     backend = jax.default_backend()
     devices = 1 if mesh is None else mesh.size
     one_cpu = backend == "cpu" and mesh is None
-    workers = multiprocessing.cpu_count() if one_cpu else 1
+    workers = num_cores() if one_cpu else 1
     canvases = {
         i: Canvas(work.windows[i].shape, work.images[work.image_index[i]].dtype)
         for i in faces
@@ -215,24 +214,19 @@ def _fit_windows(
     most = chunk or _CHUNK.get(backend, _ACCELERATOR_CHUNK)
     chunks = plan_chunks(canvases, most, workers, devices)
 
-    def fit_chunk(part: Chunk) -> list:
-        places, inputs = _inputs(model, work, part, devices)
-        found = _fit_chunk(model, *inputs, options=options, mesh=mesh)
-        found = jax.tree.map(np.asarray, found)
-        return [
-            (i, jax.tree.map(lambda x, k=k: x[k], found))
-            for k, i in zip(places, part.faces, strict=True)
-        ]
+    def fit_chunk(part: Chunk) -> FitResult:
+        inputs = _inputs(model, work, part, devices)
+        return _fit_chunk(model, *inputs, options=options, mesh=mesh)
 
-    if workers == 1 or len(chunks) < 2:
-        return [row for part in chunks for row in fit_chunk(part)]
-    # A chunk without faces first, which takes little: threads that came to a program at
-    # once would each compile it.
-    for canvas, size in {(part.canvas, part.size) for part in chunks}:
-        _, nothing = _inputs(model, work, Chunk([], canvas, size), devices)
-        jax.block_until_ready(_fit_chunk(model, *nothing, options=options, mesh=mesh))
-    with ThreadPoolExecutor(workers) as pool:
-        return [row for part in pool.map(fit_chunk, chunks) for row in part]
+    ended = on_all_cores(fit_chunk, chunks) if one_cpu else map(fit_chunk, chunks)
+    rows = []
+    for part, found in zip(chunks, ended, strict=True):
+        found = jax.tree.map(np.asarray, found)
+        rows += [
+            (i, jax.tree.map(lambda x, k=k: x[k], found))
+            for k, i in zip(_places(part, devices), part.faces, strict=True)
+        ]
+    return rows
 
 
 def _inputs(
@@ -240,24 +234,28 @@ def _inputs(
     work: _Work,
     part: Chunk,
     devices: int,
-) -> tuple[list[int], tuple]:
-    """Where each face is in a chunk for each device; and canvases, their image sizes,
-    boxes and corners, filled up with faces that end at once for a bad start."""
-    share = -(-len(part.faces) // devices)
-    places = [k // share * part.size + k % share for k in range(len(part.faces))]
+) -> tuple[np.ndarray, ...]:
+    """Canvases, their image sizes, boxes and corners, filled up with faces that end at
+    once for a bad start."""
     size = part.size * devices
     dtype = np.dtype(model.pdm.mean_shape.dtype)
     crops = np.zeros((size, *part.canvas.shape), part.canvas.dtype)
     sizes = np.ones((size, 2), np.int32)
     boxes = np.full((size, 4), np.nan, dtype)
     corners = np.zeros((size, 2), dtype)
-    for k, i in zip(places, part.faces, strict=True):
+    for k, i in zip(_places(part, devices), part.faces, strict=True):
         window = work.windows[i]
         whole, sizes[k] = cut(work.images[work.image_index[i]], window)
         crops[k, : whole.shape[0], : whole.shape[1]] = whole
         corners[k] = window.left, window.top
         boxes[k] = work.boxes[i] - np.array([window.left, window.top, 0, 0])
-    return places, (crops, sizes, boxes, corners)
+    return crops, sizes, boxes, corners
+
+
+def _places(part: Chunk, devices: int) -> list[int]:
+    """Where each face is in a chunk for each device."""
+    share = -(-len(part.faces) // devices)
+    return [k // share * part.size + k % share for k in range(len(part.faces))]
 
 
 @partial(jax.jit, static_argnames="mesh")

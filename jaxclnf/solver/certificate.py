@@ -206,14 +206,12 @@ def certify(
             smallest_curvature=unknown,
             num_active_bounds=jnp.zeros((), jnp.int32),
         )
-    if state.trust is None:
+    columns = phase_jacobian(pdm, params, rigid)
+    here = state.quadratic
+    if here is None:
         evidence = evaluate(pdm, responses, params, options, second_order=True)
-        here = local_quadratic(pdm, responses, params, evidence, options, rigid)
-        columns, slope, normal, curved = here
-    else:
-        columns = phase_jacobian(pdm, params, rigid)
-        slope, normal = state.trust.slope, state.trust.normal
-        curved = state.trust.curved
+        here = local_quadratic(pdm, responses, params, evidence, options, columns)
+    slope, normal, curved = here
     blocked = blocked_directions(pdm, params, slope, options)
     smallest = relative_curvature(curved, normal, blocked)
     # At an optimum no other mode comes to its bound on the way.

@@ -1,5 +1,6 @@
 """Start, step, stop: one phase of the optimiser, and its twin that keeps a record."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -9,12 +10,13 @@ from jaxtyping import Array, Bool
 
 from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp
-from jaxclnf.solver.certificate import gradient_norm
+from jaxclnf.solver.certificate import blocked_directions, scaled_gradient
 from jaxclnf.solver.evidence import evaluate, has_evidence
 from jaxclnf.solver.lanes import run_to_end
-from jaxclnf.solver.newton import first_trust_region
+from jaxclnf.solver.newton import completed, first_trust_region
 from jaxclnf.solver.objective import objective_terms
 from jaxclnf.solver.options import NURLMSOptions
+from jaxclnf.solver.quadratic import em_quadratic, local_quadratic, phase_jacobian
 from jaxclnf.solver.state import NURLMSState, select
 from jaxclnf.solver.steps import STEPS
 from jaxclnf.status import Status
@@ -65,21 +67,25 @@ def nu_rlms_init(
         ),
         Status.NONFINITE,
     )
-    trust = None
+    trust = quadratic = None
     if options.solver == "newton":
-        here = (pdm, responses, params, evidence, options)
-        trust = first_trust_region(*here, rigid=rigid)
+        columns = phase_jacobian(pdm, params, rigid)
+        quadratic = local_quadratic(pdm, responses, params, evidence, options, columns)
+        trust = first_trust_region(pdm, params, quadratic, options)
+    here = quadratic or em_quadratic(pdm, responses, params, evidence, options, rigid)
+    blocked = blocked_directions(pdm, params, here.slope, options)
     return NURLMSState(
         params=params,
         evidence=evidence,
         objective=value,
-        gradient_norm=gradient_norm(pdm, responses, params, evidence, options, rigid),
+        gradient_norm=scaled_gradient(here.slope, jnp.diagonal(here.normal), blocked),
         shape_delta=jnp.full((), jnp.inf, dtype),
         previous_shape=evidence.shape,
         step_factor=jnp.ones((), dtype),
         num_steps=jnp.zeros((), jnp.int32),
         status=status.astype(jnp.int32),
         trust=trust,
+        quadratic=quadratic,
     )
 
 
@@ -188,6 +194,7 @@ def resume(
         >>> int(resume(pdm, responses, state, NURLMSOptions()).num_steps)
         1
     """
+    state = completed(pdm, responses, state, options, rigid=rigid)
     return run_to_end(
         lambda shared, own, s: nu_rlms_step(shared[0], own, s, shared[1], rigid=rigid),
         lambda s: s.status == Status.RUNNING,
@@ -260,12 +267,21 @@ def resume_with_trace(
         1
     """
 
+    state = completed(pdm, responses, state, options, rigid=rigid)
+
     def body(s: NURLMSState, _: None) -> tuple[NURLMSState, tuple]:
         running = s.status == Status.RUNNING
         stepped = nu_rlms_step(pdm, responses, s, options, rigid=rigid)
         after = select(running, stepped, s)
-        return after, (after, running)
+        return after, (_recorded(after), running)
 
     last, (states, valid) = lax.scan(body, state, length=options.max_steps)
-    states = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), state, states)
+    states = jax.tree.map(
+        lambda a, b: jnp.concatenate([a[None], b]), _recorded(state), states
+    )
     return last, states, jnp.concatenate([jnp.ones((1,), bool), valid])
+
+
+def _recorded(state: NURLMSState) -> NURLMSState:
+    """Without what is large and follows from the rest."""
+    return dataclasses.replace(state, quadratic=None)

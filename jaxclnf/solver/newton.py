@@ -27,10 +27,10 @@ from jaxclnf.solver.certificate import (
     room,
     scaled_gradient,
 )
-from jaxclnf.solver.evidence import Evidence, evaluate
+from jaxclnf.solver.evidence import evaluate
 from jaxclnf.solver.objective import objective_terms
 from jaxclnf.solver.options import NURLMSOptions
-from jaxclnf.solver.quadratic import local_quadratic
+from jaxclnf.solver.quadratic import LocalQuadratic, local_quadratic, phase_jacobian
 from jaxclnf.solver.state import NURLMSState, TrustRegion, gain_of, select
 from jaxclnf.status import Status
 
@@ -166,22 +166,17 @@ def metric_length(
 
 def first_trust_region(
     pdm: PDM,
-    responses: ResponseMaps,
     params: PDMParams,
-    evidence: Evidence,
+    here: LocalQuadratic,
     options: NURLMSOptions,
-    *,
-    rigid: bool = False,
 ) -> TrustRegion:
     """The trust region that a phase begins with: two EM steps.
 
     Args:
         pdm: The shape model.
-        responses: The maps of this scale.
         params: Where the phase begins.
-        evidence: What `evaluate` found there.
+        here: F there.
         options: The phase's options.
-        rigid: Pose only, or pose and modes.
 
     Returns:
         The region.
@@ -189,22 +184,53 @@ def first_trust_region(
     Example:
         >>> options = NURLMSOptions(solver="newton")
         >>> evidence = evaluate(pdm, responses, params, options)
-        >>> first = first_trust_region(pdm, responses, params, evidence, options)
+        >>> columns = phase_jacobian(pdm, params, rigid=True)
+        >>> here = local_quadratic(pdm, responses, params, evidence, options, columns)
+        >>> first = first_trust_region(pdm, params, here, options)
         >>> bool(first.radius > 0), float(first.damping)
         (True, 0.0)
     """
-    here = local_quadratic(pdm, responses, params, evidence, options, rigid)
-    _, slope, normal, curved = here
+    slope, normal, _ = here
     free = ~blocked_directions(pdm, params, slope, options)
     em_step = solve_free(normal, slope, jnp.zeros_like(slope), free)
     radius = lax.stop_gradient(_FIRST_RADIUS * metric_length(normal, em_step))
-    return TrustRegion(
-        slope=slope,
-        normal=normal,
-        curved=curved,
-        radius=radius,
-        damping=jnp.zeros_like(radius),
+    return TrustRegion(radius=radius, damping=jnp.zeros_like(radius))
+
+
+def completed(
+    pdm: PDM,
+    responses: ResponseMaps,
+    state: NURLMSState,
+    options: NURLMSOptions,
+    *,
+    rigid: bool = False,
+) -> NURLMSState:
+    """A state from which a phase can go on: one from a record lacks what is large.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps of this scale.
+        state: The state; that of another solver than `newton` is returned as it is.
+        options: The phase's options.
+        rigid: Pose only, or pose and modes.
+
+    Returns:
+        The state with F to the second order.
+
+    Example:
+        >>> options = NURLMSOptions(solver="newton")
+        >>> state = nu_rlms_init(pdm, responses, params, options)
+        >>> recorded = dataclasses.replace(state, quadratic=None)
+        >>> completed(pdm, responses, recorded, options).quadratic is None
+        False
+    """
+    if options.solver != "newton" or state.quadratic is not None:
+        return state
+    columns = phase_jacobian(pdm, state.params, rigid)
+    here = local_quadratic(
+        pdm, responses, state.params, state.evidence, options, columns
     )
+    return dataclasses.replace(state, quadratic=here)
 
 
 def newton_step(
@@ -244,8 +270,9 @@ def newton_step(
     """
     if state.trust is None:
         raise ValueError("the state has no trust region; start it with newton")
-    slope, normal, curved = state.trust.slope, state.trust.normal, state.trust.curved
-    radius = state.trust.radius
+    state = completed(pdm, responses, state, options, rigid=rigid)
+    assert state.trust is not None and state.quadratic is not None
+    radius, (slope, normal, curved) = state.trust.radius, state.quadratic
     limits = room(pdm, state.params, options, rigid)
     step, damping = damped_step(curved, normal, slope, *limits, radius)
     bent = jnp.matmul(curved, step[:, None], precision="highest")[:, 0]
@@ -267,10 +294,12 @@ def newton_step(
     radius = jnp.where((share > _GOOD) & (damping > 0), longer, radius)
     radius = jnp.where((share < _POOR) | ~accepted, shorter, radius)
 
-    here = local_quadratic(pdm, responses, candidate, evidence, options, rigid)
-    columns, slope, normal, curved = here
-    blocked = blocked_directions(pdm, candidate, slope, options)
+    columns = phase_jacobian(pdm, candidate, rigid)
+    there = local_quadratic(pdm, responses, candidate, evidence, options, columns)
+    blocked = blocked_directions(pdm, candidate, there.slope, options)
+    diagonal = jnp.diagonal(there.normal)
     moves = jnp.sqrt(jnp.sum(displacements(columns, step) ** 2))
+    trust = TrustRegion(radius=radius, damping=damping)
     num_steps = state.num_steps + 1
     at_rest = accepted & (damping == 0) & (moves < options.shape_tol)
     # A trial that is not finite was only too long; a model that is not has no step.
@@ -282,16 +311,14 @@ def newton_step(
         params=candidate,
         evidence=evidence,
         objective=state.objective + gain,
-        gradient_norm=scaled_gradient(slope, jnp.diagonal(normal), blocked),
+        gradient_norm=scaled_gradient(there.slope, diagonal, blocked),
         shape_delta=moves,
         previous_shape=state.evidence.shape,
         step_factor=state.step_factor,
         num_steps=num_steps,
         status=status,
-        trust=TrustRegion(
-            slope=slope, normal=normal, curved=curved, radius=radius, damping=damping
-        ),
+        trust=trust,
+        quadratic=there,
     )
-    trust = dataclasses.replace(state.trust, radius=radius, damping=damping)
     old = dataclasses.replace(state, num_steps=num_steps, status=status, trust=trust)
     return select(accepted, new, old)

@@ -16,7 +16,7 @@ from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.shape.pdm import PDM, PDMParams
 from jaxclnf.solver.evidence import Evidence, evaluate, landmark_weights
 from jaxclnf.solver.options import NURLMSOptions
-from jaxclnf.solver.quadratic import em_quadratic, local_quadratic
+from jaxclnf.solver.quadratic import em_quadratic, local_quadratic, phase_jacobian
 
 
 def objective_terms(
@@ -170,4 +170,5 @@ def curvature(
         True
     """
     evidence = evaluate(pdm, responses, params, options, second_order=True)
-    return local_quadratic(pdm, responses, params, evidence, options, rigid).curved
+    columns = phase_jacobian(pdm, params, rigid)
+    return local_quadratic(pdm, responses, params, evidence, options, columns).curved

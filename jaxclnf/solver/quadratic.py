@@ -43,8 +43,6 @@ class EMQuadratic(NamedTuple):
 class LocalQuadratic(NamedTuple):
     """F around some parameters to the second order."""
 
-    columns: Float[Array, "n 2 d"]
-    """The Jacobian of the landmarks."""
     slope: Float[Array, " d"]
     """The gradient of F."""
     normal: Float[Array, "d d"]
@@ -176,7 +174,7 @@ def local_quadratic(
     params: PDMParams,
     evidence: Evidence,
     options: NURLMSOptions,
-    rigid: bool,
+    columns: Float[Array, "n 2 d"],
 ) -> LocalQuadratic:
     """All derivatives of F at some parameters, from the evidence there.
 
@@ -186,7 +184,7 @@ def local_quadratic(
         params: Where `evidence` was taken.
         evidence: What `evaluate` found there, with covariances.
         options: The phase's options.
-        rigid: Pose only, or pose and modes.
+        columns: The Jacobian there, which says what moves; see `phase_jacobian`.
 
     Returns:
         The derivatives.
@@ -197,11 +195,12 @@ def local_quadratic(
     Example:
         >>> options = NURLMSOptions(solver="newton")
         >>> evidence = evaluate(pdm, responses, params, options)
-        >>> here = local_quadratic(pdm, responses, params, evidence, options, True)
+        >>> columns = phase_jacobian(pdm, params, rigid=True)
+        >>> here = local_quadratic(pdm, responses, params, evidence, options, columns)
         >>> here.slope.shape, here.curved.shape
         ((6,), (6, 6))
     """
-    columns = phase_jacobian(pdm, params, rigid)
+    rigid = columns.shape[-1] == NUM_RIGID
     weights = landmark_weights(responses, options)
     precision = prior_precision(pdm, options, rigid)
     pull = weights[:, None] * evidence.mean_shifts
@@ -215,7 +214,6 @@ def local_quadratic(
     )
     curved = curved - _second_order(pdm, params, pull, rigid)
     return LocalQuadratic(
-        columns=columns,
         slope=data - _prior_slope(params, precision),
         normal=normal + jnp.diag(precision),
         # Symmetric but for rounding, which is not kept.

@@ -7,19 +7,13 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxclnf.pytree import pytree_dataclass
 from jaxclnf.shape.pdm import PDMParams
 from jaxclnf.solver.evidence import Evidence
+from jaxclnf.solver.quadratic import LocalQuadratic
 
 
 @pytree_dataclass
 class TrustRegion:
-    """What `newton` knows at `params`: a quadratic model of F along `retract`, and how
-    far that is believed."""
+    """What `newton` remembers of the step before."""
 
-    slope: Float[Array, " d"]
-    """The gradient of F."""
-    normal: Float[Array, "d d"]
-    """The curvature of the EM surrogate: the metric."""
-    curved: Float[Array, "d d"]
-    """The exact negative Hessian of F."""
     radius: Float[Array, ""]
     """How long the next step may be in the EM metric, pixels."""
     damping: Float[Array, ""]
@@ -55,6 +49,9 @@ class NURLMSState:
     """A code of `jaxclnf.status.Status`."""
     trust: TrustRegion | None = None
     """Of the solver `newton` only."""
+    quadratic: LocalQuadratic | None = None
+    """F to the second order at `params`, of `newton` only; it is worked out again where
+    it is missing, as in a record of states."""
 
 
 def select(keep: Bool[Array, ""], new: NURLMSState, old: NURLMSState) -> NURLMSState:

@@ -1,0 +1,62 @@
+"""Programs for one CPU core each, as many at a time as there are cores."""
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import jax
+
+Item = TypeVar("Item")
+
+_CHOICES = ("enable_x64", "default_device", "default_matmul_precision")
+"""What can be chosen for one thread that changes what is computed."""
+
+
+def num_cores() -> int:
+    """How many programs run at a time.
+
+    Example:
+        >>> num_cores() >= 1
+        True
+    """
+    return multiprocessing.cpu_count()
+
+
+def on_all_cores(function: Callable[[Item], Any], items: Iterable[Item]) -> list:
+    """Calls a function for each of some items, on CPU as many at a time as cores.
+
+    Args:
+        function: Starts a compiled program and returns its arrays. Only starting is one
+            at a time, so that a program that is new is compiled once.
+        items: What to call it with.
+
+    Returns:
+        The results, in order, all there.
+
+    Example:
+        >>> [int(x) for x in on_all_cores(lambda x: jnp.sin(x) * 0 + x, [1.0, 2.0])]
+        [1, 2]
+    """
+    items = list(items)
+    workers = min(len(items), num_cores())
+    if workers < 2 or jax.default_backend() != "cpu":
+        return [function(item) for item in items]
+    one_starts = threading.Lock()
+    contexts = [
+        (getattr(jax, name), getattr(jax.config, f"jax_{name}")) for name in _CHOICES
+    ]
+
+    def call(item: Item) -> Any:
+        with ExitStack() as callers:
+            # What the caller chose in a `with` block is unknown to other threads.
+            for context, value in contexts:
+                callers.enter_context(context(value))
+            with one_starts:
+                result = function(item)
+            return jax.block_until_ready(result)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(call, items))
