@@ -61,7 +61,7 @@ def test_fit_many(face: dict):
     options = OPTIONS["newton"]
     work = many._prepared(model, face["image"], boxes, None, options)
     canvas = Canvas(work.windows[0].shape, face["image"].dtype)
-    _, inputs = many._inputs(model, work, Chunk([0, 1, 2, 3], canvas, 4), 1)
+    inputs = many._inputs(model, work, Chunk([0, 1, 2, 3], canvas, 4), 1)
     exporter = export.export(many._fit_chunk, platforms=PLATFORMS)
     assert_portable(exporter(model, *inputs, options))
 

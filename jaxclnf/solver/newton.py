@@ -298,6 +298,7 @@ def newton_step(
     there = local_quadratic(pdm, responses, candidate, evidence, options, columns)
     blocked = blocked_directions(pdm, candidate, there.slope, options)
     diagonal = jnp.diagonal(there.normal)
+    # By the Jacobian at the end; of the step it is as good as that at the beginning.
     moves = jnp.sqrt(jnp.sum(displacements(columns, step) ** 2))
     trust = TrustRegion(radius=radius, damping=damping)
     num_steps = state.num_steps + 1

@@ -125,8 +125,13 @@ def normal_equations(
         >>> bool(jnp.allclose(normal[4:, 4:], n * jnp.eye(2)))
         True
     """
+    # Two products, as the reference has: rounded in another way, more landmarks snap to
+    # other cells of its kernel's grid.
     pull = weights[:, None] * shifts
-    data, normal = _times_jacobian(columns, pull, weights[:, None, None] * columns)
+    data = jnp.einsum("nad,na->d", columns, pull, precision="highest")
+    flat = columns.reshape(-1, columns.shape[-1])
+    doubled = jnp.repeat(weights, 2)[:, None]
+    normal = jnp.matmul(flat.T, doubled * flat, precision="highest")
     return data - _prior_slope(params, precision), normal + jnp.diag(precision)
 
 
@@ -152,10 +157,9 @@ def em_quadratic(
         Jacobian, slope and curvature.
 
     Example:
-        >>> evidence = evaluate(pdm, responses, params, NURLMSOptions())
-        >>> here = em_quadratic(
-        ...     pdm, responses, params, evidence, NURLMSOptions(), True
-        ... )
+        >>> options = NURLMSOptions()
+        >>> evidence = nu_rlms_init(pdm, responses, params, options).evidence
+        >>> here = em_quadratic(pdm, responses, params, evidence, options, True)
         >>> here.slope.shape, here.normal.shape
         ((6,), (6, 6))
     """
@@ -194,7 +198,7 @@ def local_quadratic(
 
     Example:
         >>> options = NURLMSOptions(solver="newton")
-        >>> evidence = evaluate(pdm, responses, params, options)
+        >>> evidence = nu_rlms_init(pdm, responses, params, options).evidence
         >>> columns = phase_jacobian(pdm, params, rigid=True)
         >>> here = local_quadratic(pdm, responses, params, evidence, options, columns)
         >>> here.slope.shape, here.curved.shape
