@@ -206,11 +206,16 @@ def certify(
             smallest_curvature=unknown,
             num_active_bounds=jnp.zeros((), jnp.int32),
         )
-    columns = phase_jacobian(pdm, params, rigid)
     here = state.quadratic
     if here is None:
+        # Not woven into what comes before or after: a fit and its twin that keeps a
+        # record give the same bits.
+        params = jax.lax.optimization_barrier(params)
+        columns = phase_jacobian(pdm, params, rigid)
         evidence = evaluate(pdm, responses, params, options, second_order=True)
         here = local_quadratic(pdm, responses, params, evidence, options, columns)
+    else:
+        columns = phase_jacobian(pdm, params, rigid)
     slope, normal, curved = here
     blocked = blocked_directions(pdm, params, slope, options)
     smallest = relative_curvature(curved, normal, blocked)
