@@ -43,7 +43,7 @@ def on_all_cores(function: Callable[[Item], Any], items: Iterable[Item]) -> list
     items = list(items)
     workers = min(len(items), num_cores())
     if workers < 2 or jax.default_backend() != "cpu":
-        return [function(item) for item in items]
+        return [jax.block_until_ready(function(item)) for item in items]
     one_starts = threading.Lock()
     contexts = [
         (getattr(jax, name), getattr(jax.config, f"jax_{name}")) for name in _CHOICES
