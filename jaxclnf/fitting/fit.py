@@ -167,7 +167,8 @@ def _fit(
         start = _starts_from_box if boxes.ndim == 1 else _rows_of_boxes
         starts = start(model.pdm, boxes, options.starts)
     else:
-        starts = _with_starts_axis(params, params.scale.ndim)
+        known = jax.tree.map(np.asarray, params)
+        starts = _with_starts_axis(known, params.scale.ndim)
     starts = jax.tree.map(lambda x: np.asarray(x, dtype), starts)
     run = _fit_alone if starts.scale.ndim == 1 else _fit_rows
     return run(model, image, size, starts, options, with_trace)

@@ -6,6 +6,7 @@ function, to which a box is handed in any case.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -255,12 +256,14 @@ def _is_traced(*inputs: Any) -> bool:
 
 def _with_room(result: FitResult, options: TrackOptions) -> FitResult:
     """The result with room for all starts, as every result of a track has it."""
-    scores = result.start_log_likelihoods
-    missing = options.first.starts - scores.shape[0]
-    return dataclasses.replace(
-        result,
-        start_log_likelihoods=jnp.pad(scores, (0, missing), constant_values=jnp.nan),
-    )
+    scores = _padded(result.start_log_likelihoods, options.first.starts)
+    return dataclasses.replace(result, start_log_likelihoods=scores)
+
+
+@partial(jax.jit, static_argnames="count")
+def _padded(scores: Array, count: int) -> Array:
+    missing = count - scores.shape[0]
+    return jnp.pad(scores, (0, missing), constant_values=jnp.nan)
 
 
 @jax.jit

@@ -86,6 +86,7 @@ def start_tracking(model: CLNFModel, options: TrackOptions) -> TrackerState:
     )
 
 
+@jax.jit
 def after_follow(state: TrackerState, followed: FitResult) -> TrackerState:
     """The state once the last face was followed into a frame.
 
@@ -114,6 +115,7 @@ def after_follow(state: TrackerState, followed: FitResult) -> TrackerState:
     return chosen(state.initialised, after, state)
 
 
+@jax.jit
 def needs_detection(state: TrackerState, options: TrackOptions) -> Bool[Array, "*b"]:
     """Whether a face detector is to look at this frame.
 
@@ -141,6 +143,7 @@ def needs_detection(state: TrackerState, options: TrackOptions) -> Bool[Array, "
     return unknown | lost
 
 
+@jax.jit
 def finish_frame(
     state: TrackerState,
     followed: FitResult,
@@ -249,13 +252,21 @@ def advance(
         (0, False)
     """
     followed = follow(state)
+    state, asks, ended = _without_detector(state, followed, options)
+    box = detect() if asks else None
+    if box is None:
+        return ended
+    return finish_frame(state, followed, restart(box), options)
+
+
+@jax.jit
+def _without_detector(
+    state: TrackerState, followed: FitResult, options: TrackOptions
+) -> tuple[TrackerState, Bool[Array, ""], tuple[TrackerState, FitResult]]:
+    """What most frames need, at once: the state, whether to ask, and the end if not."""
     state = after_follow(state, followed)
-    again = None
-    if needs_detection(state, options):
-        box = detect()
-        if box is not None:
-            again = restart(box)
-    return finish_frame(state, followed, again, options)
+    ended = finish_frame(state, followed, None, options)
+    return state, needs_detection(state, options), ended
 
 
 def chosen(condition: Bool[Array, ""], first: Any, second: Any) -> Any:
