@@ -3,12 +3,18 @@
 See `jaxclnf.batching` for what is not safe there.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxclnf.batching import in_turn_on_cpu
+
+_SQUARINGS = 8
+"""How often the inverse is multiplied by itself for its largest eigenvalue: two that
+lie close together make the result too large by .07 % of the smaller one at most."""
 
 
 def solve_positive(
@@ -43,37 +49,87 @@ def _cholesky_solve(
     return cho_solve(cho_factor(matrix, lower=True), vector)
 
 
+def inverse_positive(
+    matrix: Float[Array, "d d"],
+) -> tuple[Float[Array, "d d"], Bool[Array, ""]]:
+    """Inverts a symmetric positive definite matrix (Gauss and Jordan's sweeps).
+
+    Args:
+        matrix: Symmetric, best with a diagonal of ones: no pivots are chosen.
+
+    Returns:
+        The inverse, and whether the matrix is positive definite; without that the
+        inverse means nothing.
+
+    Example:
+        >>> inverse, good = inverse_positive(jnp.asarray([[2.0, 1.0], [1.0, 1.0]]))
+        >>> inverse.tolist(), bool(good)
+        ([[1.0, -1.0], [-1.0, 2.0]], True)
+    """
+    index = jnp.arange(matrix.shape[0], dtype=jnp.int32)
+
+    def sweep(k: Array, so_far: Any) -> tuple[Array, Array]:
+        a, good = so_far
+        pivot, column = a[k, k], a[:, k]
+        row = a[k] / pivot
+        here = index == k
+        swept = a - column[:, None] * row[None, :]
+        swept = jnp.where(here[:, None], row[None, :], swept)
+        new_column = jnp.where(here, 1, -column) / pivot
+        return jnp.where(here[None, :], new_column[:, None], swept), good & (pivot > 0)
+
+    start = matrix, jnp.ones((), bool)
+    return lax.fori_loop(0, matrix.shape[0], sweep, start)
+
+
 @in_turn_on_cpu
-def eigh(matrix: Float[Array, "d d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
-    """Eigenvalues, smallest first, and eigenvectors of a symmetric matrix.
+def smallest_eigenvalue(
+    matrix: Float[Array, "d d"], metric: Float[Array, "d d"]
+) -> Float[Array, ""]:
+    """The smallest `x . matrix x / x . metric x`.
+
+    Of a positive definite matrix by powers of its inverse, in a quarter of the time
+    that LAPACK takes for all eigenvalues on CPU; of others by these.
 
     Args:
         matrix: Symmetric.
+        metric: Symmetric positive definite; both best with diagonals near one.
 
     Returns:
-        The eigenvalues, and their eigenvectors in columns. Without derivatives in
-        reverse mode.
+        The value, at most .07 % too large; its sign is certain but for rounding.
+        Without derivatives in reverse mode.
 
     Example:
-        >>> eigh(jnp.diag(jnp.asarray([2.0, 1.0])))[0].tolist()
-        [1.0, 2.0]
+        >>> matrix, metric = jnp.diag(jnp.asarray([1.0, 6.0])), jnp.eye(2) * 2
+        >>> round(float(smallest_eigenvalue(matrix, metric)), 4)
+        0.5
     """
-    values, vectors = jnp.linalg.eigh(matrix)
-    return values, vectors
+    inverse, positive = inverse_positive(matrix)
+    return lax.cond(positive, _by_powers, _by_eigenvalues, inverse, matrix, metric)
 
 
-@in_turn_on_cpu
-def eigvalsh(matrix: Float[Array, "d d"]) -> Float[Array, " d"]:
-    """Eigenvalues of a symmetric matrix, smallest first; see `eigh`.
+def _by_powers(inverse: Array, matrix: Array, metric: Array) -> Array:
+    power = jnp.matmul(inverse, metric, precision="highest")
+    for _ in range(_SQUARINGS):
+        power = power / jnp.max(jnp.abs(power))
+        power = jnp.matmul(power, power, precision="highest")
+    # All columns point along the eigenvector by now, the longest one best.
+    longest = jnp.argmax(jnp.max(jnp.abs(power), axis=0))
+    vector = power[:, longest] / jnp.max(jnp.abs(power))
+    return _form(matrix, vector) / _form(metric, vector)
 
-    Args:
-        matrix: Symmetric.
 
-    Returns:
-        The eigenvalues.
+def _form(matrix: Array, x: Array) -> Array:
+    return jnp.sum(x * jnp.matmul(matrix, x[:, None], precision="highest")[:, 0])
 
-    Example:
-        >>> eigvalsh(jnp.diag(jnp.asarray([2.0, 1.0]))).tolist()
-        [1.0, 2.0]
-    """
-    return jnp.linalg.eigvalsh(matrix)
+
+def _by_eigenvalues(inverse: Array, matrix: Array, metric: Array) -> Array:
+    del inverse
+    # Not by a Cholesky factor of the metric: on CPU a triangular solve of this size
+    # goes to several threads, whose meeting takes 2 ms.
+    values, vectors = jnp.linalg.eigh(metric)
+    half = vectors / jnp.sqrt(values)[None, :]
+    relative = jnp.matmul(
+        half.T, jnp.matmul(matrix, half, precision="highest"), precision="highest"
+    )
+    return jnp.linalg.eigvalsh(0.5 * (relative + relative.T))[0]

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 from jax import lax
 
 from jaxclnf.batching import in_turn_on_cpu, map_batch
-from jaxclnf.linalg import eigh, eigvalsh, solve_positive
+from jaxclnf.linalg import inverse_positive, smallest_eigenvalue, solve_positive
 
 rng = np.random.default_rng(0)
 FACTORS = rng.normal(size=(2, 3, 5, 5))
@@ -46,19 +47,48 @@ def test_derivatives_of_a_solution(derivative):
     )
 
 
-def test_eigenvalues():
-    expected = np.linalg.eigvalsh(MATRICES)
-    values, vectors = both(eigh, 2)(MATRICES)
-    np.testing.assert_allclose(values, expected, rtol=1e-9)
-    np.testing.assert_allclose(both(eigvalsh, 2)(MATRICES), expected, rtol=1e-9)
-    again = np.einsum("...ij,...j,...kj->...ik", vectors, values, vectors)
-    np.testing.assert_allclose(again, MATRICES, atol=1e-12)
+def test_inverses():
+    inverse, positive = both(inverse_positive, 2)(MATRICES)
+    np.testing.assert_allclose(inverse, np.linalg.inv(MATRICES), rtol=1e-7)
+    assert positive.all()
+    singular, unknown = jnp.diag(jnp.asarray([1.0, 0.0])), jnp.full((2, 2), jnp.nan)
+    for bad in (-MATRICES[0, 0], singular, unknown):
+        assert not inverse_positive(bad)[1]
 
 
-@pytest.mark.parametrize("function", [solve_positive, eigh, eigvalsh])
+def relative_eigenvalues(matrix, metric):
+    return scipy.linalg.eigh(matrix, metric, eigvals_only=True)
+
+
+def test_smallest_eigenvalues():
+    metrics = MATRICES[:, ::-1]
+    # The last one is indefinite.
+    matrices = MATRICES.at[1, 2].add(-2 * metrics[1, 2])
+    found = both(smallest_eigenvalue, 2)(matrices, metrics)
+    for index in np.ndindex(2, 3):
+        every = relative_eigenvalues(matrices[index], metrics[index])
+        np.testing.assert_allclose(found[index], every[0], rtol=1e-9)
+        alone = jax.jit(smallest_eigenvalue)(matrices[index], metrics[index])
+        np.testing.assert_allclose(found[index], alone, rtol=1e-9)
+    assert found[1, 2] < 0
+
+
+@pytest.mark.parametrize("dtype, rounding", [(np.float64, 1e-9), (np.float32, 2e-5)])
+@pytest.mark.parametrize("apart", [0.0, 1e-4, 2e-3, 4e-3, 0.02, 0.5])
+def test_close_eigenvalues(apart: float, dtype, rounding: float):
+    draw = np.random.default_rng(1)
+    turn = np.linalg.qr(draw.normal(size=(40, 40)))[0]
+    values = np.concatenate([[0.03, 0.03 * (1 + apart)], np.linspace(0.1, 1, 38)])
+    matrix = turn @ np.diag(values) @ turn.T
+    found = smallest_eigenvalue(jnp.asarray(matrix, dtype), jnp.eye(40, dtype=dtype))
+    assert found.dtype == dtype
+    assert -rounding <= found / 0.03 - 1 <= 7.2e-4 + rounding
+
+
+@pytest.mark.parametrize("function", [solve_positive, smallest_eigenvalue])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_no_lapack_routine_sees_a_batch(function, depth: int):
-    args = (MATRICES, VECTORS) if function is solve_positive else (MATRICES,)
+    args = MATRICES, VECTORS if function is solve_positive else MATRICES
     args = args if depth == 2 else tuple(x[0] for x in args)
     text = both(function, depth).lower(*args).as_text()
     calls = re.findall(r"@(lapack_\w+)\(.*? : \((.*?)\) ->", text)

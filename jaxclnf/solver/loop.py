@@ -72,13 +72,19 @@ def nu_rlms_init(
         columns = phase_jacobian(pdm, params, rigid)
         quadratic = local_quadratic(pdm, responses, params, evidence, options, columns)
         trust = first_trust_region(pdm, params, quadratic, options)
-    here = quadratic or em_quadratic(pdm, responses, params, evidence, options, rigid)
-    blocked = blocked_directions(pdm, params, here.slope, options)
+    if options.solver == "openface":
+        norm = jnp.full((), jnp.nan, dtype)  # as after its steps
+    else:
+        here = quadratic or em_quadratic(
+            pdm, responses, params, evidence, options, rigid
+        )
+        blocked = blocked_directions(pdm, params, here.slope, options)
+        norm = scaled_gradient(here.slope, jnp.diagonal(here.normal), blocked)
     return NURLMSState(
         params=params,
         evidence=evidence,
         objective=value,
-        gradient_norm=scaled_gradient(here.slope, jnp.diagonal(here.normal), blocked),
+        gradient_norm=norm,
         shape_delta=jnp.full((), jnp.inf, dtype),
         previous_shape=evidence.shape,
         step_factor=jnp.ones((), dtype),
