@@ -210,7 +210,7 @@ def certify(
     if here is None:
         # Not woven into what comes before or after: a fit and its twin that keeps a
         # record give the same bits.
-        params = jax.lax.optimization_barrier(params)
+        params, responses = jax.lax.optimization_barrier((params, responses))
         columns = phase_jacobian(pdm, params, rigid)
         evidence = evaluate(pdm, responses, params, options, second_order=True)
         here = local_quadratic(pdm, responses, params, evidence, options, columns)
