@@ -105,7 +105,11 @@ def smallest_eigenvalue(
         0.5
     """
     inverse, positive = inverse_positive(matrix)
-    return lax.cond(positive, _by_powers, _by_eigenvalues, inverse, matrix, metric)
+    return lax.cond(
+        positive,
+        lambda: _by_powers(inverse, matrix, metric),
+        lambda: _by_eigenvalues(matrix, metric),
+    )
 
 
 def _by_powers(inverse: Array, matrix: Array, metric: Array) -> Array:
@@ -123,8 +127,7 @@ def _form(matrix: Array, x: Array) -> Array:
     return jnp.sum(x * jnp.matmul(matrix, x[:, None], precision="highest")[:, 0])
 
 
-def _by_eigenvalues(inverse: Array, matrix: Array, metric: Array) -> Array:
-    del inverse
+def _by_eigenvalues(matrix: Array, metric: Array) -> Array:
     # Not by a Cholesky factor of the metric: on CPU a triangular solve of this size
     # goes to several threads, whose meeting takes 2 ms.
     values, vectors = jnp.linalg.eigh(metric)
