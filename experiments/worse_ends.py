@@ -6,7 +6,8 @@
 Every face is fitted from eleven starts by OpenFace's steps, cut off as OpenFace cuts
 them off, and to convergence; then once more to convergence from where OpenFace's steps
 ended. If that comes to a likelier and better end than any of the eleven starts did, the
-search has failed; if not, the objective prefers the worse end.
+search has failed; if not, the objective prefers the worse end. Last come the fits with
+`FitOptions.short_search`, which looks for such ends.
 """
 
 import argparse
@@ -54,11 +55,12 @@ class Ends(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Both ways to fit, and convergence from the end of the first."""
+    """Both ways to fit, convergence from the end of the first, and both searches."""
 
     openface: Ends
     converged: Ends
     again: Ends
+    twice: Ends
 
     @property
     def likelier(self) -> Ends:
@@ -91,7 +93,7 @@ def run(
     theirs: jaxclnf.FitOptions,
     faces: list[Face],
 ) -> Compared:
-    """Fits every face in the three ways."""
+    """Fits every face in the four ways."""
     images = [face.grey for face in faces]
     boxes = np.array([face.box for face in faces])
     first = jaxclnf.fit_many(model, images, boxes, options=theirs)
@@ -107,7 +109,10 @@ def run(
         for k, image in enumerate(images)
     ]
     third = jax.tree.map(lambda *x: np.stack(x), *rows)
-    return Compared(*(_ends(faces, result) for result in (first, second, third)))
+    both = dataclasses.replace(ours, short_search=theirs.step_limit)
+    fourth = jaxclnf.fit_many(model, images, boxes, options=both)
+    results = first, second, third, fourth
+    return Compared(*(_ends(faces, result) for result in results))
 
 
 def _ends(faces: list[Face], result: jaxclnf.FitResult) -> Ends:
@@ -129,6 +134,7 @@ def lines(faces: list[Face], found: Compared) -> list[str]:
         "converged": found.converged,
         "converged from OpenFace's end": found.again,
         "the likelier of the two": found.likelier,
+        "converged, with a short search": found.twice,
     }
     for label, (error, _) in rows.items():
         medians = " / ".join(f"{np.median(error[sets == s]):.4f}" for s in names)
@@ -152,7 +158,8 @@ def lines(faces: list[Face], found: Compared) -> list[str]:
     ]
     worse = [k for k in np.argsort(kinds)[::-1] if kinds[k].startswith("worse")]
     for k in worse:
-        errors = " / ".join(f"{ends.error[k]:.3f}" for ends in found)
+        looked_at = found.openface, found.converged, found.again
+        errors = " / ".join(f"{ends.error[k]:.3f}" for ends in looked_at)
         scores = f"{found.converged.score[k]:.2f} / {found.again.score[k]:.2f}"
         why = kinds[k].removeprefix("worse, ")
         text.append(f"| {faces[k].name} | {why} | {errors} | {scores} |")

@@ -102,14 +102,16 @@ def _alike(one, several) -> None:
     [
         pytest.param(NEWTON, id="the likeliest two"),
         pytest.param(dataclasses.replace(NEWTON, finished_starts=None), id="all"),
+        pytest.param(dataclasses.replace(NEWTON, short_search=2), id="short search"),
         pytest.param(OPENFACE, id="openface"),
     ],
 )
 def test_shared_starts_are_those_of_one_program(options: FitOptions):
     one, several = _both(synthetic.example(), options)
-    assert np.isfinite(several.start_log_likelihoods).sum() == (
-        options.finished_starts or options.starts
-    )
+    assert several.start_log_likelihoods.shape == (options.num_candidates,)
+    finished = options.finished_starts or options.starts
+    finished += options.num_candidates - options.starts
+    assert np.isfinite(several.start_log_likelihoods).sum() == finished
     _alike(one, several)
 
 

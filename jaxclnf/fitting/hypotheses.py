@@ -23,6 +23,7 @@ from jaxclnf.fitting.pruning import (
     finish_start,
     is_pruned,
     keep_likeliest,
+    likelier_of_searches,
 )
 from jaxclnf.shape.initial import params_from_box
 from jaxclnf.shape.pdm import PDM, PDMParams
@@ -96,8 +97,11 @@ def fit_starts(
     the cut-off is completed alone, or else the three with the best scores are, without
     their modes.
 
-    `begin_start`, `choose_starts`, `finish_start` and `keep_likeliest` are its parts,
-    for those who run each start by itself.
+    With `options.short_search` the end of a second search, of so many steps a phase, is
+    one more start, which is finished by itself.
+
+    `begin_start`, `choose_starts`, `finish_start`, `keep_likeliest` and
+    `likelier_of_searches` are its parts, for those who run each start by itself.
 
     Args:
         model: The model; its parts are not looked at.
@@ -127,6 +131,42 @@ def fit_starts(
         >>> int(best.start), best.log_likelihoods.shape
         (0, (2,))
     """
+    place = model, image, image_size
+    first = _search(*place, starts, options, with_trace)
+    if not searches_twice(starts.scale.shape[0], options):
+        return first
+    short = _search(*place, starts, options.of_short_search(), False)
+    end = jax.tree.map(lambda x: x[None], short.fit.params)
+    again = _search(*place, end, options, with_trace)
+    return likelier_of_searches(first, short, again)
+
+
+def searches_twice(num_starts: int, options: FitOptions) -> bool:
+    """Whether a short search follows the search from all starts.
+
+    Args:
+        num_starts: How many starts there are.
+        options: The options.
+
+    Returns:
+        False where the options do not ask for it, and from a single start.
+
+    Example:
+        >>> searches_twice(11, FitOptions(short_search=5))
+        True
+    """
+    return options.short_search > 0 and num_starts > 1
+
+
+def _search(
+    model: CLNFModel,
+    image: GreyImage,
+    image_size: Int[Array, " 2"],
+    starts: PDMParams,
+    options: FitOptions,
+    with_trace: bool,
+) -> BestStart:
+    """One search: begun from each start, the best ones finished, the likeliest kept."""
     count = starts.scale.shape[0]
     pruned = is_pruned(model, count, options)
     place = model, image, image_size

@@ -105,6 +105,11 @@ class FitOptions:
     finished_starts: int | None = static(default=2)
     """How many of the starts, the likeliest after the coarsest scale, go on to the
     finer scales; None: all of them."""
+    short_search: int = static(default=0)
+    """Steps of a phase in a second, short search from the same starts by OpenFace's
+    steps, whose end is one more start: a few steps a scale reach some optima that
+    convergence at every scale passes by. 0: no such search; nor is there one from a
+    single start."""
 
     @classmethod
     def wild(cls) -> "FitOptions":
@@ -230,6 +235,34 @@ class FitOptions:
         if self.max_steps is None:
             return STEP_LIMITS[self.solver]
         return self.max_steps
+
+    @property
+    def num_candidates(self) -> int:
+        """Of how many fits from a box the likeliest is kept.
+
+        Example:
+            >>> FitOptions(starts=11, short_search=5).num_candidates
+            12
+        """
+        return self.starts + (self.short_search > 0 and self.starts > 1)
+
+    def of_short_search(self) -> "FitOptions":
+        """The options of the second, short search: a few of OpenFace's steps a phase.
+
+        Returns:
+            These with its solver and step limit, and no further search.
+
+        Example:
+            >>> FitOptions(short_search=5).of_short_search().step_limit
+            5
+        """
+        return dataclasses.replace(
+            self,
+            solver="openface",
+            max_steps=self.short_search,
+            max_passes=1,
+            short_search=0,
+        )
 
     def for_part(self, name: str) -> "FitOptions":
         """The options for a part of the face.

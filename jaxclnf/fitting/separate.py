@@ -5,7 +5,7 @@ programs at a time do.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,12 @@ from jaxtyping import Array
 from jaxclnf.experts.area import GreyImage
 from jaxclnf.fitting.cores import num_cores, on_all_cores
 from jaxclnf.fitting.face import conclude_face
-from jaxclnf.fitting.hypotheses import over_starts
+from jaxclnf.fitting.hypotheses import over_starts, searches_twice
 from jaxclnf.fitting.model import CLNFModel, EarlyTermination
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.pruning import (
     Begun,
+    BestStart,
     Chosen,
     begin_start,
     choose_starts,
@@ -27,9 +28,21 @@ from jaxclnf.fitting.pruning import (
     finish_start,
     is_pruned,
     keep_likeliest,
+    likelier_of_searches,
 )
 from jaxclnf.fitting.result import FitResult, FitTrace
 from jaxclnf.shape.pdm import PDMParams
+
+
+class _Searched(NamedTuple):
+    """What one search came to."""
+
+    begun: list[Begun]
+    """Each core's share of the starts."""
+    chosen: Chosen | None
+    """Those that went on, if not all had been finished."""
+    finished: list[Begun]
+    """What these came to."""
 
 
 def fit_face_separately(
@@ -69,6 +82,25 @@ def fit_face_separately(
         >>> bool(result.converged), int(result.start)
         (True, 0)
     """
+    place = model, image, image_size
+    first = _search(*place, starts, options, with_trace)
+    count, second = starts.scale.shape[0], None
+    if searches_twice(count, options):
+        few_steps = options.of_short_search()
+        short = _search(*place, starts, few_steps, False)
+        end = _end(short, few_steps, count)
+        second = short, _search(*place, end, options, with_trace)
+    return _conclude(*place, first, second, options, count)
+
+
+def _search(
+    model: CLNFModel,
+    image: GreyImage,
+    image_size: Any,
+    starts: PDMParams,
+    options: FitOptions,
+    with_trace: bool,
+) -> _Searched:
     count = starts.scale.shape[0]
     pruned = is_pruned(model, count, options)
     place = model, image, image_size
@@ -76,21 +108,18 @@ def fit_face_separately(
     begun = on_all_cores(
         lambda share: _begin(*place, share, options, pruned, with_trace), shares
     )
-    chosen = None
-    if pruned:
-        chosen, going = _choose(
-            early_termination(model, options), begun, options, count
-        )
-        rows = zip(going, chosen.goes_on.tolist(), strict=True)
-        finished = on_all_cores(
-            lambda row: (
-                _finish(*place, *row[0], options, with_trace) if row[1] else row[0][0]
-            ),
-            rows,
-        )
-    else:
-        finished = begun
-    return _conclude(*place, begun, chosen, finished, options, count)
+    if not pruned:
+        return _Searched(begun, None, [])
+    cutoffs = early_termination(model, options)
+    chosen, going = _choose(cutoffs, begun, options, count)
+    rows = zip(going, chosen.goes_on.tolist(), strict=True)
+    finished = on_all_cores(
+        lambda row: (
+            _finish(*place, *row[0], options, with_trace) if row[1] else row[0][0]
+        ),
+        rows,
+    )
+    return _Searched(begun, chosen, finished)
 
 
 def _shares(starts: PDMParams, cores: int) -> list[PDMParams]:
@@ -166,24 +195,37 @@ def _finish(
 
 
 @partial(jax.jit, static_argnames="count")
+def _end(searched: _Searched, options: FitOptions, count: int) -> PDMParams:
+    """Where a search came to, as a start."""
+    best = _best(searched, options, count)
+    return jax.tree.map(lambda x: x[None], best.fit.params)
+
+
+@partial(jax.jit, static_argnames="count")
 def _conclude(
     model: CLNFModel,
     image: GreyImage,
     image_size: Any,
-    begun: list[Begun],
-    chosen: Chosen | None,
-    finished: list[Begun],
+    first: _Searched,
+    second: tuple[_Searched, _Searched] | None,
     options: FitOptions,
     count: int,
 ) -> tuple[FitResult, FitTrace | None]:
-    together = _joined(begun, count)
-    if chosen is None:
+    found = _best(first, options, count)
+    if second is not None:
+        short = _best(second[0], options.of_short_search(), count)
+        found = likelier_of_searches(found, short, _best(second[1], options, 1))
+    return conclude_face(model, image, image_size, found, options)
+
+
+def _best(searched: _Searched, options: FitOptions, count: int) -> BestStart:
+    together = _joined(searched.begun, count)
+    if searched.chosen is None:
         order, goes_on, ended = jnp.arange(count), None, together
     else:
-        order, goes_on = chosen.order, chosen.goes_on
-        ended = jax.tree.map(lambda *x: jnp.stack(x), *finished)
-    found = keep_likeliest(together.fit, order, ended, goes_on, options)
-    return conclude_face(model, image, image_size, found, options)
+        order, goes_on = searched.chosen.order, searched.chosen.goes_on
+        ended = jax.tree.map(lambda *x: jnp.stack(x), *searched.finished)
+    return keep_likeliest(together.fit, order, ended, goes_on, options)
 
 
 def _joined(shares: list[Begun], count: int) -> Begun:
