@@ -341,6 +341,20 @@ def test_the_template_finds_a_shift(move, zoom) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_every_result_has_room_for_the_fits_of_a_first_frame() -> None:
+    found = make_example()
+    first = dataclasses.replace(SMALL, short_search=1)
+    options = dataclasses.replace(OPTIONS, first=first)
+    state = start_tracking(found["model"], options)
+    followed = follow_face(found["model"], found["image"], state, options)
+    box = jnp.asarray(found["box"])
+    again = restart_face(found["model"], found["image"], box, options)
+    assert again.success
+    for result in (followed, again):
+        assert result.start_log_likelihoods.shape == (first.starts + 1,)
+
+
 def test_without_a_template_nothing_is_shifted() -> None:
     face = make_example()
     image, landmarks = jnp.asarray(face["image"]), face["landmarks"]
