@@ -108,9 +108,8 @@ def _alike(one, several) -> None:
 )
 def test_shared_starts_are_those_of_one_program(options: FitOptions):
     one, several = _both(synthetic.example(), options)
-    assert several.start_log_likelihoods.shape == (options.num_candidates,)
-    finished = options.finished_starts or options.starts
-    finished += options.num_candidates - options.starts
+    assert several.start_log_likelihoods.shape == (options.num_starts,)
+    finished = options.finished_starts or options.num_starts
     assert np.isfinite(several.start_log_likelihoods).sum() == finished
     _alike(one, several)
 

@@ -15,7 +15,6 @@ from jaxclnf.fitting.fit import fit, fit_with_trace
 from jaxclnf.fitting.hypotheses import START_ROTATIONS, fit_starts, starts_from_box
 from jaxclnf.fitting.model import EarlyTermination
 from jaxclnf.fitting.options import FitOptions
-from jaxclnf.fitting.pruning import BestStart, likelier_of_searches
 from jaxclnf.shape.initial import params_from_box
 from jaxclnf.shape.pdm import bounding_box, project
 from jaxclnf.shape.rotation import euler_from_matrix
@@ -138,47 +137,23 @@ def test_the_end_of_a_short_search_is_one_more_start(names: dict):
     starts = _three(names)
     options = FitOptions(window_sizes=(9, 7), short_search=1)
     both = _run(names, starts, options)
-    plain = dataclasses.replace(options, short_search=0)
-    first = _run(names, starts, plain)
     short = _run(names, starts, options.of_short_search())
     assert np.max(short.fit.num_steps) == 1
-    end = jax.tree.map(lambda x: x[None], short.fit.params)
-    again = _run(names, end, plain)
-    scores = np.append(first.log_likelihoods, again.log_likelihoods)
-    np.testing.assert_allclose(both.log_likelihoods, scores, rtol=1e-6)
-    assert int(both.start) == np.nanargmax(both.log_likelihoods)
-    expected = again if int(both.start) == 3 else first
-    np.testing.assert_allclose(both.fit.landmarks, expected.fit.landmarks, atol=1e-6)
+    end = short.fit.params
+    four = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), starts, end)
+    plain = _run(names, four, dataclasses.replace(options, short_search=0))
+    for name in ("log_likelihoods", "start"):
+        np.testing.assert_allclose(getattr(both, name), getattr(plain, name), rtol=1e-6)
+    np.testing.assert_allclose(both.fit.landmarks, plain.fit.landmarks, atol=1e-6)
+    np.testing.assert_allclose(both.reach[:2], np.fmin(short.reach, plain.reach)[:2])
+    np.testing.assert_allclose(both.reach[2:], np.fmax(short.reach, plain.reach)[2:])
 
 
-@pytest.mark.parametrize(
-    ("first", "again", "start"),
-    [
-        ([0.1, 0.3, 0.2], 0.4, 3),
-        ([0.1, 0.3, 0.2], 0.3, 1),
-        ([0.1, 0.3, np.nan], np.nan, 1),
-        ([np.nan] * 3, 0.0, 3),
-        ([np.nan] * 3, np.nan, 0),
-    ],
-)
-def test_the_likelier_of_two_searches(
-    names: dict, first: list[float], again: float, start: int
-):
-    """Everything described is the kept fit's, and all that was looked at counts."""
-    one = _run(names, jax.tree.map(lambda x: x[None], names["truth"]), OPENFACE)
-
-    def best(scores: list[float], kept: int, mark: float):
-        marked = jax.tree.map(lambda x: jnp.full_like(x, mark), one.fit)
-        reach = jnp.asarray([10.0 - mark, 10.0, 20.0, 20.0 + mark])
-        return BestStart(marked, None, jnp.asarray(kept), jnp.asarray(scores), reach)
-
-    kept = 0 if np.isnan(first).all() else int(np.nanargmax(first))
-    searches = best(first, kept, 1.0), best([0.0] * 3, 2, 2.0), best([again], 0, 3.0)
-    found = likelier_of_searches(*searches)
-    assert int(found.start) == start
-    assert np.all(found.fit.landmarks == (3.0 if start == 3 else 1.0))
-    np.testing.assert_array_equal(found.log_likelihoods, [*first, again])
-    assert found.reach.tolist() == [7.0, 10.0, 20.0, 23.0]
+@pytest.mark.slow
+def test_no_short_search_from_one_start(names: dict):
+    only = jax.tree.map(lambda x: x[:1], _three(names))
+    options = FitOptions(window_sizes=(7,), short_search=1)
+    assert _run(names, only, options).log_likelihoods.shape == (1,)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxclnf.batching import map_batch
-from jaxclnf.experts.area import GreyImage
+from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.pruning import (
@@ -23,7 +23,6 @@ from jaxclnf.fitting.pruning import (
     finish_start,
     is_pruned,
     keep_likeliest,
-    likelier_of_searches,
 )
 from jaxclnf.shape.initial import params_from_box
 from jaxclnf.shape.pdm import PDM, PDMParams
@@ -97,11 +96,11 @@ def fit_starts(
     the cut-off is completed alone, or else the three with the best scores are, without
     their modes.
 
-    With `options.short_search` the end of a second search, of so many steps a phase, is
-    one more start, which is finished by itself.
+    With `options.short_search` a search of so many steps a phase comes first, and where
+    it ends is the last start.
 
-    `begin_start`, `choose_starts`, `finish_start`, `keep_likeliest` and
-    `likelier_of_searches` are its parts, for those who run each start by itself.
+    `begin_start`, `choose_starts`, `finish_start` and `keep_likeliest` are its parts,
+    for those who run each start by itself.
 
     Args:
         model: The model; its parts are not looked at.
@@ -132,17 +131,37 @@ def fit_starts(
         (0, (2,))
     """
     place = model, image, image_size
-    first = _search(*place, starts, options, with_trace)
     if not searches_twice(starts.scale.shape[0], options):
-        return first
+        return _search(*place, starts, options, with_trace)
     short = _search(*place, starts, options.of_short_search(), False)
-    end = jax.tree.map(lambda x: x[None], short.fit.params)
-    again = _search(*place, end, options, with_trace)
-    return likelier_of_searches(first, short, again)
+    best = _search(*place, with_end(starts, short), options, with_trace)
+    return best._replace(reach=join_reach(short.reach, best.reach))
+
+
+def with_end(starts: PDMParams, short: BestStart) -> PDMParams:
+    """Starts, and where a short search from them ended.
+
+    Args:
+        starts: Where to start, one leading axis.
+        short: What the short search came to.
+
+    Returns:
+        One start more.
+
+    Example:
+        >>> starts = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+        >>> place = model, jnp.asarray(image), jnp.asarray(image.shape)
+        >>> few_steps = FitOptions(window_sizes=(7,), short_search=1).of_short_search()
+        >>> short = fit_starts(*place, starts, few_steps)
+        >>> with_end(starts, short).scale.shape
+        (3,)
+    """
+    end = short.fit.params
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), starts, end)
 
 
 def searches_twice(num_starts: int, options: FitOptions) -> bool:
-    """Whether a short search follows the search from all starts.
+    """Whether a short search comes first.
 
     Args:
         num_starts: How many starts there are.

@@ -106,10 +106,9 @@ class FitOptions:
     """How many of the starts, the likeliest after the coarsest scale, go on to the
     finer scales; None: all of them."""
     short_search: int = static(default=0)
-    """Steps of a phase in a second, short search from the same starts by OpenFace's
-    steps, whose end is one more start: a few steps a scale reach some optima that
-    convergence at every scale passes by. 0: no such search; nor is there one from a
-    single start."""
+    """Steps of a phase in a short search by OpenFace's steps that comes first; where it
+    ends is one more start. A few steps a scale reach some optima that convergence at
+    every scale passes by. 0: no such search; nor is there one from a single start."""
 
     @classmethod
     def wild(cls) -> "FitOptions":
@@ -237,17 +236,17 @@ class FitOptions:
         return self.max_steps
 
     @property
-    def num_candidates(self) -> int:
-        """Of how many fits from a box the likeliest is kept.
+    def num_starts(self) -> int:
+        """From how many starts a fit from a box is looked for.
 
         Example:
-            >>> FitOptions(starts=11, short_search=5).num_candidates
+            >>> FitOptions(starts=11, short_search=5).num_starts
             12
         """
         return self.starts + (self.short_search > 0 and self.starts > 1)
 
     def of_short_search(self) -> "FitOptions":
-        """The options of the second, short search: a few of OpenFace's steps a phase.
+        """The options of the short search: a few of OpenFace's steps a phase.
 
         Returns:
             These with its solver and step limit, and no further search.

@@ -47,10 +47,9 @@ class BestStart(NamedTuple):
     trace: FitTrace | None
     """Its trace, if asked for."""
     start: Int[Array, ""]
-    """Which start it came from; their number if from the end of the short search."""
+    """Which start it came from."""
     log_likelihoods: Float[Array, " k"]
-    """Log-likelihood from each start, the end of the short search last if there was
-    one; NaN where it was not completed, or failed."""
+    """Log-likelihood from each start; NaN where it was not completed, or failed."""
     reach: Float[Array, " 4"]
     """The part of the image that was looked at from all starts together."""
 
@@ -279,42 +278,6 @@ def keep_likeliest(
     reach = jnp.concatenate([begun.reach, finished.fit.reach])
     start = order[best].astype(jnp.int32)
     return BestStart(kept.fit, kept.trace, start, everything, _reach_of_all(reach))
-
-
-def likelier_of_searches(
-    first: BestStart, short: BestStart, again: BestStart
-) -> BestStart:
-    """The likelier of a search and of a fit from the end of a short one.
-
-    Args:
-        first: The search from all starts.
-        short: The short search from the same starts.
-        again: The fit from its end alone.
-
-    Returns:
-        The first of equals; its start and log-likelihoods are those of the first
-        search, with that of the last fit behind them.
-
-    Example:
-        >>> starts = jax.tree.map(lambda x: x[None], params)
-        >>> begun = begin_start(
-        ...     model, jnp.asarray(image), jnp.asarray(image.shape), params,
-        ...     FitOptions(window_sizes=(7,)), pruned=False,
-        ... )
-        >>> one = jax.tree.map(lambda x: x[None], begun)
-        >>> best = keep_likeliest(one.fit, jnp.arange(1), one, None, FitOptions())
-        >>> both = likelier_of_searches(best, best, best)
-        >>> int(both.start), both.log_likelihoods.shape
-        (0, (2,))
-    """
-    scores = jnp.concatenate([first.log_likelihoods, again.log_likelihoods])
-    count = jnp.asarray(first.log_likelihoods.shape[0], jnp.int32)
-    better = _likeliest(scores) == count
-    pair = (first.fit, first.trace), (again.fit, again.trace)
-    fit, trace = jax.tree.map(lambda a, b: jnp.where(better, b, a), *pair)
-    reach = jnp.stack([first.reach, short.reach, again.reach])
-    start = jnp.where(better, count, first.start)
-    return BestStart(fit, trace, start, scores, _reach_of_all(reach))
 
 
 def _fit(

@@ -100,7 +100,8 @@ class FitResult:
     """Whether the fit is to be trusted: the certainty is above 0.725, or, without a
     validator, there was no failure."""
     start: Int[Array, "*b"]
-    """Which start the fit came from, counted from 0."""
+    """Which start the fit came from, counted from 0; the end of a short search is the
+    last."""
     start_log_likelihoods: Float[Array, "*b k"]
     """Log-likelihood of the fit from each start, NaN after a failure."""
     reach: Float[Array, "*b 4"]

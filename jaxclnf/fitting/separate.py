@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from jaxclnf.experts.area import GreyImage
+from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.cores import num_cores, on_all_cores
 from jaxclnf.fitting.face import conclude_face
-from jaxclnf.fitting.hypotheses import over_starts, searches_twice
+from jaxclnf.fitting.hypotheses import over_starts, searches_twice, with_end
 from jaxclnf.fitting.model import CLNFModel, EarlyTermination
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.pruning import (
@@ -28,7 +28,6 @@ from jaxclnf.fitting.pruning import (
     finish_start,
     is_pruned,
     keep_likeliest,
-    likelier_of_searches,
 )
 from jaxclnf.fitting.result import FitResult, FitTrace
 from jaxclnf.shape.pdm import PDMParams
@@ -83,14 +82,13 @@ def fit_face_separately(
         (True, 0)
     """
     place = model, image, image_size
-    first = _search(*place, starts, options, with_trace)
-    count, second = starts.scale.shape[0], None
+    count, seen = starts.scale.shape[0], None
     if searches_twice(count, options):
         few_steps = options.of_short_search()
-        short = _search(*place, starts, few_steps, False)
-        end = _end(short, few_steps, count)
-        second = short, _search(*place, end, options, with_trace)
-    return _conclude(*place, first, second, options, count)
+        searched = _search(*place, starts, few_steps, False)
+        seen, starts = _with_end(starts, searched, few_steps, count)
+    searched = _search(*place, starts, options, with_trace)
+    return _conclude(*place, searched, seen, options, starts.scale.shape[0])
 
 
 def _search(
@@ -195,10 +193,12 @@ def _finish(
 
 
 @partial(jax.jit, static_argnames="count")
-def _end(searched: _Searched, options: FitOptions, count: int) -> PDMParams:
-    """Where a search came to, as a start."""
-    best = _best(searched, options, count)
-    return jax.tree.map(lambda x: x[None], best.fit.params)
+def _with_end(
+    starts: PDMParams, searched: _Searched, options: FitOptions, count: int
+) -> tuple[Float[Array, " 4"], PDMParams]:
+    """What a short search has looked at, and the starts with its end."""
+    short = _best(searched, options, count)
+    return short.reach, with_end(starts, short)
 
 
 @partial(jax.jit, static_argnames="count")
@@ -206,15 +206,14 @@ def _conclude(
     model: CLNFModel,
     image: GreyImage,
     image_size: Any,
-    first: _Searched,
-    second: tuple[_Searched, _Searched] | None,
+    searched: _Searched,
+    seen_before: Float[Array, " 4"] | None,
     options: FitOptions,
     count: int,
 ) -> tuple[FitResult, FitTrace | None]:
-    found = _best(first, options, count)
-    if second is not None:
-        short = _best(second[0], options.of_short_search(), count)
-        found = likelier_of_searches(found, short, _best(second[1], options, 1))
+    found = _best(searched, options, count)
+    if seen_before is not None:
+        found = found._replace(reach=join_reach(seen_before, found.reach))
     return conclude_face(model, image, image_size, found, options)
 
 

@@ -256,7 +256,7 @@ def _is_traced(*inputs: Any) -> bool:
 
 def _with_room(result: FitResult, options: TrackOptions) -> FitResult:
     """The result with room for all starts, as every result of a track has it."""
-    scores = _padded(result.start_log_likelihoods, options.first.num_candidates)
+    scores = _padded(result.start_log_likelihoods, options.first.num_starts)
     return dataclasses.replace(result, start_log_likelihoods=scores)
 
 
