@@ -149,6 +149,12 @@ def test_the_end_of_a_short_search_is_one_more_start(names: dict):
     np.testing.assert_allclose(both.reach[2:], np.fmax(short.reach, plain.reach)[2:])
 
 
+def test_steps_of_a_short_search_are_not_negative(names: dict):
+    options = FitOptions(window_sizes=(7,), short_search=-1)
+    with pytest.raises(ValueError, match="short_search is -1; expected a number"):
+        _run(names, _three(names), options)
+
+
 @pytest.mark.slow
 def test_no_short_search_from_one_start(names: dict):
     only = jax.tree.map(lambda x: x[:1], _three(names))

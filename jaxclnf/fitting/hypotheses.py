@@ -115,8 +115,8 @@ def fit_starts(
         did; `openface` does not ask.
 
     Raises:
-        ValueError: The options leave no scale to fit, allow no pass through it or
-            finish no start.
+        ValueError: The options leave no scale to fit, allow no pass through it, finish
+            no start or name a negative number of steps.
 
     Mirrors:
         The loop over rotation hypotheses in LandmarkDetector::DetectLandmarksInImage.
@@ -133,7 +133,8 @@ def fit_starts(
     place = model, image, image_size
     if not searches_twice(starts.scale.shape[0], options):
         return _search(*place, starts, options, with_trace)
-    short = _search(*place, starts, options.of_short_search(), False)
+    # With a trace, too, as derivatives in reverse mode may follow.
+    short = _search(*place, starts, options.of_short_search(), with_trace)
     best = _search(*place, with_end(starts, short), options, with_trace)
     return best._replace(reach=join_reach(short.reach, best.reach))
 
@@ -170,10 +171,17 @@ def searches_twice(num_starts: int, options: FitOptions) -> bool:
     Returns:
         False where the options do not ask for it, and from a single start.
 
+    Raises:
+        ValueError: The options' number of steps is negative.
+
     Example:
         >>> searches_twice(11, FitOptions(short_search=5))
         True
     """
+    if options.short_search < 0:
+        raise ValueError(
+            f"short_search is {options.short_search}; expected a number of steps, or 0"
+        )
     return options.short_search > 0 and num_starts > 1
 
 
