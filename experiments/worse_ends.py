@@ -157,8 +157,8 @@ def lines(faces: list[Face], found: Compared) -> list[str]:
         "|---|---|---|---|",
     ]
     worse = [k for k in np.argsort(kinds)[::-1] if kinds[k].startswith("worse")]
+    looked_at = found.openface, found.converged, found.again
     for k in worse:
-        looked_at = found.openface, found.converged, found.again
         errors = " / ".join(f"{ends.error[k]:.3f}" for ends in looked_at)
         scores = f"{found.converged.score[k]:.2f} / {found.again.score[k]:.2f}"
         why = kinds[k].removeprefix("worse, ")

@@ -341,7 +341,6 @@ def test_the_template_finds_a_shift(move, zoom) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_every_result_has_room_for_the_fits_of_a_first_frame() -> None:
     found = make_example()
     first = dataclasses.replace(SMALL, short_search=1)
@@ -355,6 +354,7 @@ def test_every_result_has_room_for_the_fits_of_a_first_frame() -> None:
         assert result.start_log_likelihoods.shape == (first.starts + 1,)
 
 
+@pytest.mark.slow
 def test_without_a_template_nothing_is_shifted() -> None:
     face = make_example()
     image, landmarks = jnp.asarray(face["image"]), face["landmarks"]

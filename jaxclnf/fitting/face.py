@@ -44,8 +44,8 @@ def fit_face(
         The result, and the trace if asked for.
 
     Raises:
-        ValueError: The options leave no scale to fit, allow no pass through it or
-            finish no start.
+        ValueError: The options leave no scale to fit, allow no pass through it, finish
+            no start or name a negative number of steps.
 
     Mirrors:
         LandmarkDetector::DetectLandmarksInImage. OpenFace also fits the parts of starts

@@ -131,7 +131,7 @@ def fit_starts(
         (0, (2,))
     """
     place = model, image, image_size
-    if not searches_twice(starts.scale.shape[0], options):
+    if not options.searches_twice(starts.scale.shape[0]):
         return _search(*place, starts, options, with_trace)
     # With a trace, too, as derivatives in reverse mode may follow.
     short = _search(*place, starts, options.of_short_search(), with_trace)
@@ -159,30 +159,6 @@ def with_end(starts: PDMParams, short: BestStart) -> PDMParams:
     """
     end = short.fit.params
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), starts, end)
-
-
-def searches_twice(num_starts: int, options: FitOptions) -> bool:
-    """Whether a short search comes first.
-
-    Args:
-        num_starts: How many starts there are.
-        options: The options.
-
-    Returns:
-        False where the options do not ask for it, and from a single start.
-
-    Raises:
-        ValueError: The options' number of steps is negative.
-
-    Example:
-        >>> searches_twice(11, FitOptions(short_search=5))
-        True
-    """
-    if options.short_search < 0:
-        raise ValueError(
-            f"short_search is {options.short_search}; expected a number of steps, or 0"
-        )
-    return options.short_search > 0 and num_starts > 1
 
 
 def _search(

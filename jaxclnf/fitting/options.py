@@ -237,13 +237,35 @@ class FitOptions:
 
     @property
     def num_starts(self) -> int:
-        """From how many starts a fit from a box is looked for.
+        """How many starts a fit from a box has, the end of a short search included.
 
         Example:
             >>> FitOptions(starts=11, short_search=5).num_starts
             12
         """
-        return self.starts + (self.short_search > 0 and self.starts > 1)
+        return self.starts + self.searches_twice(self.starts)
+
+    def searches_twice(self, num_starts: int) -> bool:
+        """Whether a short search comes first.
+
+        Args:
+            num_starts: How many starts there are.
+
+        Returns:
+            False where the options do not ask for it, and from a single start.
+
+        Raises:
+            ValueError: The number of its steps is negative.
+
+        Example:
+            >>> FitOptions(short_search=5).searches_twice(11)
+            True
+        """
+        if self.short_search < 0:
+            raise ValueError(
+                f"short_search is {self.short_search}; expected a number of steps, or 0"
+            )
+        return self.short_search > 0 and num_starts > 1
 
     def of_short_search(self) -> "FitOptions":
         """The options of the short search: a few of OpenFace's steps a phase.

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.cores import num_cores, on_all_cores
 from jaxclnf.fitting.face import conclude_face
-from jaxclnf.fitting.hypotheses import over_starts, searches_twice, with_end
+from jaxclnf.fitting.hypotheses import over_starts, with_end
 from jaxclnf.fitting.model import CLNFModel, EarlyTermination
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.pruning import (
@@ -69,8 +69,8 @@ def fit_face_separately(
         The result, and the trace if asked for; to rounding those of `fit_face`.
 
     Raises:
-        ValueError: The options leave no scale to fit, allow no pass through it or
-            finish no start.
+        ValueError: The options leave no scale to fit, allow no pass through it, finish
+            no start or name a negative number of steps.
 
     Example:
         >>> starts = jax.tree.map(lambda x: np.stack([x, x]), params)
@@ -83,7 +83,7 @@ def fit_face_separately(
     """
     place = model, image, image_size
     count, seen = starts.scale.shape[0], None
-    if searches_twice(count, options):
+    if options.searches_twice(count):
         few_steps = options.of_short_search()
         searched = _search(*place, starts, few_steps, False)
         seen, starts = _with_end(starts, searched, few_steps, count)
