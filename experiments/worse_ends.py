@@ -24,6 +24,7 @@ from sample import (
     add_arguments,
     chosen_models,
     load_faces,
+    on_one_canvas,
     panels,
     save_figure,
     save_text,
@@ -94,31 +95,30 @@ def run(
     faces: list[Face],
 ) -> Compared:
     """Fits every face in the four ways."""
-    images = [face.grey for face in faces]
-    boxes = np.array([face.box for face in faces])
-    first = jaxclnf.fit_many(model, images, boxes, options=theirs)
-    second = jaxclnf.fit_many(model, images, boxes, options=ours)
+
+    def fit_all(options: jaxclnf.FitOptions) -> list[jaxclnf.FitResult]:
+        # One by one, on one canvas: few programs are compiled.
+        return [
+            jax.device_get(jaxclnf.fit(model, face.grey, face.box, options=options))
+            for face in faces
+        ]
+
+    first, second = fit_all(theirs), fit_all(ours)
     single = dataclasses.replace(ours, starts=1)
-    rows = [
-        jaxclnf.fit(
-            model,
-            image,
-            params=jax.tree.map(lambda x, k=k: x[k], first.params),
-            options=single,
-        )
-        for k, image in enumerate(images)
+    third = [
+        jaxclnf.fit(model, face.grey, params=row.params, options=single)
+        for face, row in zip(faces, first, strict=True)
     ]
-    third = jax.tree.map(lambda *x: np.stack(x), *rows)
-    both = dataclasses.replace(ours, short_search=theirs.step_limit)
-    fourth = jaxclnf.fit_many(model, images, boxes, options=both)
-    results = first, second, third, fourth
-    return Compared(*(_ends(faces, result) for result in results))
+    fourth = fit_all(dataclasses.replace(ours, short_search=theirs.step_limit))
+    return Compared(*(_ends(faces, rows) for rows in (first, second, third, fourth)))
 
 
-def _ends(faces: list[Face], result: jaxclnf.FitResult) -> Ends:
-    landmarks = np.asarray(result.landmarks)
-    errors = [face.error(x) for face, x in zip(faces, landmarks, strict=True)]
-    return Ends(np.array(errors), np.asarray(result.log_likelihood))
+def _ends(faces: list[Face], results: list[jaxclnf.FitResult]) -> Ends:
+    errors = [
+        face.error(np.asarray(result.landmarks))
+        for face, result in zip(faces, results, strict=True)
+    ]
+    return Ends(np.array(errors), np.array([float(r.log_likelihood) for r in results]))
 
 
 def lines(faces: list[Face], found: Compared) -> list[str]:
@@ -218,7 +218,7 @@ def main() -> None:
         alone = dataclasses.replace(options, use_parts=False)
         single = dataclasses.replace(alone, starts=1)
         ours = dataclasses.replace(alone, starts=11, finished_starts=None)
-        known = with_truth(faces, model, single)
+        known = with_truth(on_one_canvas(faces), model, single)
         results[name] = run(model, ours, openface_options(name), known)
     text = report(faces, results)
     print(text)
