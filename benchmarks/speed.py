@@ -33,7 +33,8 @@ from speed_video import tracking
 import jaxclnf
 from jaxclnf.app.media import read_image
 from jaxclnf.experts.area import areas_of_interest
-from jaxclnf.experts.ccnf import apply_sigma, neuron_sum
+from jaxclnf.experts.ccnf import neuron_sum
+from jaxclnf.experts.sigma import apply_sigma
 from jaxclnf.experts.types import CCNFExperts
 from jaxclnf.fitting.face import fit_face
 from jaxclnf.solver.lanes import count_rounds, num_lanes

@@ -30,6 +30,7 @@ from sample import (
 )
 
 import jaxclnf
+from jaxclnf.experts.sigma import sigma_matrices
 
 KINDS = ("with Sigma", "without")
 FACTORS = (0.75, 1.0, 1.5, 2.0)
@@ -94,12 +95,18 @@ def map_rows(
     return lines
 
 
+def matrices(experts, window: int) -> np.ndarray:
+    """Sigma of every expert of all views."""
+    views = range(len(experts.sigma[window]))
+    found = np.stack([sigma_matrices(experts, view, window) for view in views])
+    return found[np.asarray(experts.visibility)]
+
+
 def condition(experts, window: int) -> str:
     """Median and largest condition number of Sigma; none where it has no neighbours."""
     if window not in experts.sigma:
         return "none"
-    matrices = np.asarray(experts.sigma[window], np.float64)
-    values = np.linalg.eigvalsh(matrices[np.asarray(experts.visibility)])
+    values = np.linalg.eigvalsh(matrices(experts, window))
     ratio = values[:, -1] / values[:, 0]
     return f"{np.median(ratio):.2f} / {ratio.max():.2f}"
 
@@ -108,11 +115,9 @@ def row_sums(experts, window: int) -> str:
     """What Sigma makes of a map of ones (1 without it): in the middle, in a corner."""
     if window not in experts.sigma:
         return "1 / 1"
-    sums = np.asarray(experts.sigma[window], np.float64).sum(axis=-1)
-    sums = sums * 2 * np.asarray(experts.alpha, np.float64).sum(axis=-1)[..., None]
-    middle, corner = np.median(sums[np.asarray(experts.visibility)], axis=0)[
-        [window**2 // 2, 0]
-    ]
+    alpha = np.asarray(experts.alpha, np.float64)[np.asarray(experts.visibility)]
+    sums = matrices(experts, window).sum(axis=-1) * 2 * alpha.sum(axis=-1)[:, None]
+    middle, corner = np.median(sums, axis=0)[[window**2 // 2, 0]]
     return f"{middle:.2f} / {corner:.2f}"
 
 

@@ -4,16 +4,18 @@
                                  [--out FOLDER]
 
 Every face is fitted to the end from each of OpenFace's eleven rotations. From the
-log-likelihoods after the coarsest scale and at the end, and from the errors, the table
-says what would have come of smaller sets of starts of which only the likeliest few were
-finished, and what that costs in scales that are run. Errors in the photograph of the
-documentation are from the fit in its exact box.
+log-likelihoods after the first phase, after the coarsest scale and at the end, and from
+the errors, the table says what would have come of smaller sets of starts of which only
+the likeliest few were finished, and what that costs in phases that are run. Errors in
+the photograph of the documentation are from the fit in its exact box.
 """
 
 import argparse
 import dataclasses
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from sample import (
     MOVE,
@@ -21,11 +23,13 @@ from sample import (
     chosen_models,
     fit_starts,
     load_faces,
+    on_one_canvas,
     save_text,
     with_truth,
 )
 
 import jaxclnf
+from jaxclnf.fitting.pruning import begin_start
 from jaxclnf.status import is_failure
 
 SUBSETS = {
@@ -38,6 +42,10 @@ SUBSETS = {
 }
 """Rows of `START_ROTATIONS`."""
 FINISHED = (1, 2, 3, 4)
+CHOSEN = {"rigid": "first phase", "first": "coarsest scale"}
+"""After what the starts are chosen that are finished."""
+
+_begin = jax.jit(jax.vmap(begin_start, in_axes=(None, None, None, 0, None)))
 
 
 def run(
@@ -46,16 +54,21 @@ def run(
     """Scores and errors, one row per face, one column per start.
 
     Returns:
-        `first` and `last`, the log-likelihoods after the coarsest scale and at the end,
-        -inf after a failure; `error`; `certified`.
+        `rigid`, `first` and `last`, the log-likelihoods after the first phase, after
+        the coarsest scale and at the end, -inf after a failure; `error`; `certified`.
     """
     options = dataclasses.replace(options, use_parts=False, starts=1)
     first = dataclasses.replace(options, window_sizes=options.window_sizes[:1])
-    rows: dict[str, list] = {"first": [], "last": [], "error": [], "certified": []}
+    names = (*CHOSEN, "last", "error", "certified")
+    rows: dict[str, list] = {name: [] for name in names}
     for face in faces:
+        size = jnp.asarray(face.grey.shape)
+        box = jnp.asarray(face.box, model.pdm.mean_shape.dtype)
+        starts = jaxclnf.starts_from_box(model.pdm, box, 11)
+        begun = _begin(model, face.grey, size, starts, options)
         early = fit_starts(model, first, face, 11)
         late = fit_starts(model, options, face, 11)
-        for name, result in (("first", early), ("last", late)):
+        for name, result in (("rigid", begun), ("first", early), ("last", late)):
             score = np.where(
                 is_failure(result.status), -np.inf, np.asarray(result.log_likelihood)
             )
@@ -65,10 +78,10 @@ def run(
     return {name: np.array(values) for name, values in rows.items()}
 
 
-def chosen(found: dict, subset: tuple[int, ...], finished: int) -> np.ndarray:
-    """The start that is kept for each face."""
+def chosen(found: dict, by: str, subset: tuple[int, ...], finished: int) -> np.ndarray:
+    """The start that is kept for each face; some go on by one of `CHOSEN`."""
     columns = np.array(subset)
-    order = np.argsort(-found["first"][:, columns], axis=1, kind="stable")
+    order = np.argsort(-found[by][:, columns], axis=1, kind="stable")
     kept = columns[order[:, :finished]]
     last = np.take_along_axis(found["last"], kept, axis=1)
     best = np.argmax(last, axis=1)
@@ -82,25 +95,27 @@ def report(results: dict[str, dict], sets: np.ndarray) -> str:
         scales = found["scales"]
         text += [
             f"\n## {name}\n",
-            "| Starts | Finished | Scales run | Median error: "
+            "| Starts | Finished | Chosen after | Phases run | Median error: "
             + " / ".join(dict.fromkeys(sets))
             + " | Mean | > .08 | > .10 | Same as finishing all |",
-            "|---|---|---|---|---|---|---|---|",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for label, subset in SUBSETS.items():
-            everything = chosen(found, subset, len(subset))
-            for finished in sorted({*FINISHED, len(subset)}):
-                if finished > len(subset):
-                    continue
-                index = chosen(found, subset, finished)
+            everything = chosen(found, "first", subset, len(subset))
+            choices = [(n, by) for n in FINISHED for by in CHOSEN if n < len(subset)]
+            for finished, by in [*choices, (len(subset), None)]:
+                index = (
+                    everything if by is None else chosen(found, by, subset, finished)
+                )
                 error = found["error"][np.arange(len(index)), index]
                 medians = " / ".join(
                     f"{np.median(error[sets == s]):.4f}" for s in dict.fromkeys(sets)
                 )
-                cost = len(subset) + finished * (scales - 1)
+                begun = 0 if by is None else 1 + (by == "first")
+                cost = len(subset) * begun + finished * (2 * scales - begun)
                 text.append(
-                    f"| {label} | {finished} | {cost} | {medians} | "
-                    f"{error.mean():.4f} | {np.mean(error > 0.08):.1%} | "
+                    f"| {label} | {finished} | {CHOSEN[by] if by else ''} | {cost} | "
+                    f"{medians} | {error.mean():.4f} | {np.mean(error > 0.08):.1%} | "
                     f"{np.mean(error > 0.1):.1%} | {np.mean(index == everything):.1%} |"
                 )
         good = found["certified"][np.isfinite(found["last"])]
@@ -115,8 +130,7 @@ def main() -> None:
     args = parser.parse_args()
 
     faces = load_faces(args.shared, args.every, 0.0 if args.shared else MOVE)
-    if args.shared:
-        faces = [face for face in faces if face.has_truth]
+    faces = on_one_canvas([f for f in faces if f.has_truth or args.shared is None])
     sets = np.array([face.set_name for face in faces])
     results = {}
     for name, model, options in chosen_models(args, np.float32):

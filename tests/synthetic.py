@@ -17,6 +17,8 @@ from jaxclnf.experts.area import areas_of_interest
 from jaxclnf.experts.responses import response_maps
 from jaxclnf.experts.types import CCNFExperts, SVRExperts
 from jaxclnf.fitting.model import CLNFModel, CLNFPart, ModelInfo
+from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.schedule import begin_scales
 from jaxclnf.learn.ccnf.samples import FaceBank
 from jaxclnf.learn.ccnf.tasks import FieldOptions, FieldTask
 from jaxclnf.shape.pdm import PDM, PDMParams, bounding_box, project, shape_3d
@@ -172,8 +174,8 @@ def example(dtype: Any = np.float64) -> dict[str, Any]:
 
     Returns:
         `pdm`, `model` (two scales), the same `with_part`, `image`, `truth` and its
-        `landmarks` and `box`, a start `params` a little off, and `responses` of the
-        first scale there.
+        `landmarks` and `box`, a start `params` a little off, `responses` of the first
+        scale there, and the `progress` of a fit before it.
     """
     pdm = make_pdm(dtype=dtype)
     truth = make_params(pdm)
@@ -206,6 +208,9 @@ def example(dtype: Any = np.float64) -> dict[str, Any]:
         "box": bounding_box(landmarks),
         "params": params,
         "responses": look(pdm, experts[0], jnp.asarray(image), params, 7),
+        "progress": jax.jit(begin_scales)(
+            model, jnp.asarray(image.shape), params, FitOptions()
+        ),
     }
 
 

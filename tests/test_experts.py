@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxclnf.experts.ccnf import apply_sigma, ccnf_responses, neuron_sum, with_sigma
+from jaxclnf.experts.ccnf import ccnf_responses, neuron_sum
 from jaxclnf.experts.responses import choose_view, response_maps
+from jaxclnf.experts.sigma import apply_sigma, sigma_matrices, with_sigma
 from jaxclnf.experts.svr import squared_gradient, svr_responses
 from jaxclnf.experts.types import CCNFExperts, SVRExperts
 from jaxclnf.experts.windows import normalised_correlation
@@ -192,10 +193,24 @@ def test_with_sigma_is_the_inverse_and_zero_without_expert(experts):
     prepared = with_sigma(experts, (7, 13))
     for view in range(2):
         expected = _explicit_sigma(experts, view, 7)
-        np.testing.assert_allclose(prepared.sigma[7][view], expected, atol=TOL)
-    np.testing.assert_array_equal(prepared.sigma[7][1][0], 0)
+        found = sigma_matrices(prepared, view, 7)
+        np.testing.assert_allclose(found, expected, atol=TOL)
+    np.testing.assert_array_equal(sigma_matrices(prepared, 1, 7)[0], 0)
     assert with_sigma(prepared, ()).sigma == {}
     assert experts.sigma == {}  # left as it was
+
+
+def test_neighbours_that_differ_in_a_mirror_are_refused(experts):
+    changed = np.array(experts.neighbours[7])
+    changed[0, 0, 1] = changed[0, 1, 0] = 0.5
+    odd = dataclasses.replace(experts, neighbours={7: jnp.asarray(changed)})
+    with pytest.raises(ValueError, match="window 7 differ from their mirror images"):
+        with_sigma(odd, (7,))
+
+
+def test_only_prepared_windows_have_a_sigma(experts):
+    with pytest.raises(ValueError, match=r"window is 9; expected one of .* \[7\]"):
+        sigma_matrices(with_sigma(experts, (7,)), 0, 9)
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)

@@ -15,6 +15,7 @@ from jaxclnf.fitting.fit import fit, fit_with_trace
 from jaxclnf.fitting.hypotheses import START_ROTATIONS, fit_starts, starts_from_box
 from jaxclnf.fitting.model import EarlyTermination
 from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.pruning import begin_start
 from jaxclnf.shape.initial import params_from_box
 from jaxclnf.shape.pdm import bounding_box, project
 from jaxclnf.shape.rotation import euler_from_matrix
@@ -80,7 +81,7 @@ def test_at_least_one_start_is_finished(names: dict, finished: int):
 
 
 @pytest.mark.parametrize("skipped", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_the_likeliest_after_the_first_scale_are_finished(names: dict, skipped: int):
+def test_the_likeliest_after_the_first_phase_are_finished(names: dict, skipped: int):
     """And they end where they would have ended had all been finished."""
     starts, nothing = _three(names), (0,) * skipped
     coarse, fine = names["model"].experts
@@ -88,9 +89,11 @@ def test_the_likeliest_after_the_first_scale_are_finished(names: dict, skipped: 
         names["model"], experts=(coarse,) * (skipped + 1) + (fine,)
     )
     both = FitOptions(solver="em", window_sizes=(*nothing, 9, 7))
-    alone = dataclasses.replace(both, window_sizes=(*nothing, 9))
-    first = _run(names, starts, alone, model)
-    order = np.argsort(-np.asarray(first.log_likelihoods), kind="stable")
+    image = jnp.asarray(names["image"])
+    begin = jax.jit(jax.vmap(begin_start, in_axes=(None, None, None, 0, None)))
+    begun = begin(model, image, jnp.asarray(image.shape), starts, both)
+    assert len(begun.phases) == 2 * skipped + 1
+    order = np.argsort(-np.asarray(begun.log_likelihood), kind="stable")
     best = _run(names, starts, both, model)
     every = _run(names, starts, dataclasses.replace(both, finished_starts=None), model)
     done = np.isfinite(np.asarray(best.log_likelihoods))

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxclnf.experts.ccnf import ccnf_responses, with_sigma
+from jaxclnf.experts.ccnf import ccnf_responses
+from jaxclnf.experts.sigma import with_sigma
 from jaxclnf.experts.types import CCNFExperts
 from jaxclnf.learn.ccnf.experts import (
     ViewFields,

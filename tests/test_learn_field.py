@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from jaxclnf.experts.ccnf import ccnf_responses, with_sigma
+from jaxclnf.experts.ccnf import ccnf_responses
+from jaxclnf.experts.sigma import with_sigma
 from jaxclnf.learn.ccnf.experts import ViewFields, assemble_experts
 from jaxclnf.learn.ccnf.field import (
     FieldParams,

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 
 from jaxclnf.experts.area import areas_of_interest
-from jaxclnf.experts.ccnf import (
-    apply_sigma,
-    ccnf_responses,
-    neuron_sum,
-    with_sigma,
-)
+from jaxclnf.experts.ccnf import ccnf_responses, neuron_sum
 from jaxclnf.experts.responses import response_maps
+from jaxclnf.experts.sigma import apply_sigma, sigma_matrices, with_sigma
 from jaxclnf.experts.svr import svr_responses
 from jaxclnf.experts.types import CCNFExperts, PatchExperts, SVRExperts
 from tests.reference import largest, params_from, read_model
@@ -167,7 +163,8 @@ def test_neurons_and_sigma(configuration):
             product = compiled_sigma(experts, case.view, jnp.asarray(field))
             assert largest(np.asarray(product)[kept] - smooth) < SAME_PATCH_TOL
         if "sigma0" in case.arrays and case.window in experts.sigma:
-            sigma = experts.sigma[case.window][int(case.view)][case.details[0]]
+            sigma = sigma_matrices(experts, int(case.view), case.window)
+            sigma = sigma[case.details[0]]
             stored_sigma = case.arrays["sigma0"]
             assert largest(sigma - stored_sigma) < 1e-6 * largest(stored_sigma)
             checked += 1
@@ -212,7 +209,7 @@ def test_published_self_check(openface_dir):
     coarsest = read_model(openface_dir, "clnf_general").experts[0]
     assert isinstance(coarsest, CCNFExperts)
     experts = with_sigma(coarsest, (11,))
-    sigma = np.asarray(experts.sigma[11][0][0], np.float64)
+    sigma = sigma_matrices(experts, 0, 11)[0]
     eigenvalues = np.linalg.eigvalsh(sigma)
     assert np.isclose(np.diag(sigma).mean(), 0.006257, atol=1e-6)
     assert np.isclose(eigenvalues[-1] / eigenvalues[0], 1.90, atol=0.01)

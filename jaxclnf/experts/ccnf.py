@@ -8,17 +8,13 @@ window (Baltrusaitis, Robinson, Morency: Constrained local neural fields for rob
 facial landmark detection in the wild, ICCVW 2013).
 """
 
-import dataclasses
 import math
-from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxclnf.experts.sigma import apply_sigma
 from jaxclnf.experts.types import CCNFExperts
 from jaxclnf.experts.windows import normalised_correlation
 
@@ -90,125 +86,3 @@ def neuron_sum(
         for i in range(linear.shape[1])
     ]
     return sum(neurons[1:], start=neurons[0])
-
-
-def apply_sigma(
-    experts: CCNFExperts, view: Int[Array, ""], field: Float[Array, "n ww"]
-) -> Float[Array, "n ww"]:
-    """Multiplies each landmark's field by its Sigma.
-
-    Uses the matrices made by `with_sigma` where there are any for this window size;
-    otherwise solves for the product, to the same accuracy. A window size that has no
-    neighbour matrices has `Sigma = I / (2 sum alpha)`.
-
-    Args:
-        experts: The experts of one scale.
-        view: Which view's experts to use.
-        field: One row per landmark, the window's pixels row by row.
-
-    Returns:
-        `Sigma @ field`; zero where there is no expert.
-
-    Example:
-        >>> field = jnp.ones((pdm.num_landmarks, 25))  # no neighbour matrices for 5
-        >>> smooth = apply_sigma(model.experts[0], jnp.asarray(0), field)
-        >>> total = model.experts[0].alpha[0, 0].sum()
-        >>> bool(jnp.allclose(smooth[0], 0.5 / total))
-        True
-    """
-    window = math.isqrt(field.shape[1])
-    if window in experts.sigma:
-        return lax.platform_dependent(
-            view,
-            field,
-            cpu=partial(_product_of_view, experts.sigma[window]),
-            default=partial(_products_of_all, experts.sigma[window]),
-        )
-    diagonal = 2 * jnp.sum(experts.alpha[view], axis=1)[:, None]
-    present = diagonal > 0
-    inverse_diagonal = jnp.where(present, 1 / jnp.where(present, diagonal, 1), 0)
-    field = inverse_diagonal * field
-    if window not in experts.neighbours:
-        return field
-    neighbours = experts.neighbours[window]
-    beta = experts.beta[view] * (2 * inverse_diagonal)
-
-    def precision_matrix(x: Float[Array, "n ww"]) -> Float[Array, "n ww"]:
-        products = jnp.einsum("cij,nj->nci", neighbours, x, precision="highest")
-        return x + jnp.einsum("nc,nci->ni", beta, products, precision="highest")
-
-    # At most 20 iterations reach float32 rounding, and 60 float64, on every published
-    # model: the condition number is 8 at worst.
-    tolerance = 2 * float(jnp.finfo(field.dtype).eps)
-    solution, _ = jax.scipy.sparse.linalg.cg(
-        precision_matrix, field, x0=field, tol=tolerance, maxiter=60
-    )
-    return solution
-
-
-# Taking one view's matrices out of an array of all would copy megabytes for each face.
-
-
-def _product_of_view(
-    sigma: tuple[Float[Array, "n ww ww"], ...],
-    view: Int[Array, ""],
-    field: Float[Array, "n ww"],
-) -> Float[Array, "n ww"]:
-    return lax.switch(view, [partial(_products, one) for one in sigma], field)
-
-
-def _products_of_all(
-    sigma: tuple[Float[Array, "n ww ww"], ...],
-    view: Int[Array, ""],
-    field: Float[Array, "n ww"],
-) -> Float[Array, "n ww"]:
-    """Every view's products, of which one is chosen: for many faces, few bytes."""
-    products = [_products(one, field) for one in sigma]
-    return lax.select_n(view, *products) if len(products) > 1 else products[0]
-
-
-def _products(
-    sigma: Float[Array, "n ww ww"], field: Float[Array, "n ww"]
-) -> Float[Array, "n ww"]:
-    return jnp.einsum("nij,nj->ni", sigma, field, precision="highest")
-
-
-def with_sigma(experts: CCNFExperts, window_sizes: Sequence[int]) -> CCNFExperts:
-    """Experts that hold their Sigma matrices for some window sizes.
-
-    Each takes `4 v n w^4` bytes in float32 (28 MB for 7 views, 68 landmarks and a
-    window of 11) and spares about half of the time of a response map.
-
-    Args:
-        experts: The experts of one scale.
-        window_sizes: Window sizes; those without neighbour matrices need no Sigma.
-
-    Returns:
-        Experts whose `sigma` holds these sizes and no others.
-
-    Example:
-        >>> experts = with_sigma(model.experts[0], (7,))
-        >>> experts.sigma[7][0].shape[1:]
-        (49, 49)
-    """
-    alpha = np.asarray(experts.alpha, np.float64).sum(axis=-1)
-    beta = np.asarray(experts.beta, np.float64)
-    present = alpha > 0
-    sigma = {}
-    for window in window_sizes:
-        if window not in experts.neighbours:
-            continue
-        neighbours = np.asarray(experts.neighbours[window], np.float64)
-        side = neighbours.shape[-1]
-        views = []
-        for view in range(alpha.shape[0]):
-            index = np.nonzero(present[view])[0]
-            precision_matrix = 2 * (
-                alpha[view, index, None, None] * np.eye(side)
-                + np.einsum("nc,cij->nij", beta[view, index], neighbours)
-            )
-            matrices = np.zeros((alpha.shape[1], side, side), experts.alpha.dtype)
-            matrices[index] = np.linalg.inv(precision_matrix)
-            views.append(jnp.asarray(matrices))
-        sigma[window] = tuple(views)
-    return dataclasses.replace(experts, sigma=sigma)

@@ -9,9 +9,9 @@ from jaxclnf.fitting.hypotheses import fit_starts
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.parts import WithParts, fit_parts, worst_status
+from jaxclnf.fitting.progress import ScalesFit
 from jaxclnf.fitting.pruning import BestStart
 from jaxclnf.fitting.result import FitResult, FitTrace
-from jaxclnf.fitting.schedule import ScalesFit
 from jaxclnf.fitting.validate import CERTAINTY_THRESHOLD, validate
 from jaxclnf.fitting.warp import reach_of_warp
 from jaxclnf.shape.pdm import PDMParams

@@ -36,7 +36,7 @@ def fit(
 
     Every scale goes once through: response maps around the present shape, a rigid phase
     (pose only), a non-rigid phase (pose and modes), each to convergence. A box gives
-    several starts, of which the likeliest after the first scale are finished and the
+    several starts, of which the likeliest after the first phase are finished and the
     likeliest of those is kept. Then follow the model's parts, if it has some.
     Images of all sizes up to the next power of two share one compilation, any number of
     faces too.

@@ -14,13 +14,15 @@ from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.pruning import (
-    Begun,
     BestStart,
     Chosen,
+    Finished,
     begin_start,
     choose_starts,
+    drop_start,
     early_termination,
     finish_start,
+    fit_start,
     is_pruned,
     keep_likeliest,
 )
@@ -88,8 +90,8 @@ def fit_starts(
 ) -> BestStart:
     """Fits a face, parts apart, from each start and keeps the likeliest fit.
 
-    Where `options.finished_starts` is smaller than their number, only the first scale
-    is run from each, and only the likeliest so many fits go on to the others.
+    Where `options.finished_starts` is smaller than their number, only the rigid phase
+    of the first scale is run from each, and only the likeliest so many fits go on.
 
     A model with data for early termination, in the `openface` dialect and from several
     starts, runs only the first scale from each: the first start whose score exceeds
@@ -100,7 +102,7 @@ def fit_starts(
     it ends is the last start.
 
     `begin_start`, `choose_starts`, `finish_start` and `keep_likeliest` are its parts,
-    for those who run each start by itself.
+    or `fit_start` and the last, for those who run each start by itself.
 
     Args:
         model: The model; its parts are not looked at.
@@ -171,37 +173,35 @@ def _search(
 ) -> BestStart:
     """One search: begun from each start, the best ones finished, the likeliest kept."""
     count = starts.scale.shape[0]
-    pruned = is_pruned(model, count, options)
     place = model, image, image_size
+    if not is_pruned(model, count, options):
+        done = over_starts(
+            lambda start: fit_start(*place, start, options, with_trace=with_trace),
+            starts,
+        )
+        return keep_likeliest(None, jnp.arange(count), done, None, options)
     begun = over_starts(
-        lambda start: begin_start(
-            *place, start, options, pruned=pruned, with_trace=with_trace
-        ),
+        lambda start: begin_start(*place, start, options, with_trace=with_trace),
         starts,
     )
-    if not pruned:
-        return keep_likeliest(begun.fit, jnp.arange(count), begun, None, options)
     cutoffs = early_termination(model, options)
-    chosen = choose_starts(cutoffs, begun.fit, options)
+    chosen = choose_starts(cutoffs, begun, options)
 
-    def finish(chosen: Chosen) -> Begun:
+    def finish(chosen: Chosen) -> Finished:
         mine = jax.tree.map(lambda x: x[chosen.order], begun)
-        args = *place, mine, chosen.params, options
-        if cutoffs is not None:
-            return lax.cond(
-                chosen.goes_on,
-                lambda: finish_start(*args, with_trace=with_trace),
-                lambda: mine,
-            )
-        # No condition: under `jax.vmap` it would copy the model for each face.
-        done = finish_start(*args, with_trace=with_trace)
-        return jax.tree.map(lambda a, b: jnp.where(chosen.goes_on, a, b), done, mine)
+        args = model, image, mine, chosen.modes, options
+        if cutoffs is None:
+            # No condition: under `jax.vmap` it would copy the model for each face.
+            return finish_start(*args, with_trace=with_trace)
+        return lax.cond(
+            chosen.goes_on,
+            lambda: finish_start(*args, with_trace=with_trace),
+            lambda: drop_start(model, mine),
+        )
 
-    if cutoffs is not None:
-        finished = lax.map(finish, chosen)
-    else:
-        finished = over_starts(finish, chosen)
-    return keep_likeliest(begun.fit, chosen.order, finished, chosen.goes_on, options)
+    spread = over_starts if cutoffs is None else lax.map
+    finished = spread(finish, chosen)
+    return keep_likeliest(begun, chosen.order, finished, chosen.goes_on, options)
 
 
 def over_starts(function: Callable, starts: Any) -> Any:

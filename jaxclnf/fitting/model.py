@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from jaxtyping import Array, Float, Int
 
-from jaxclnf.experts.ccnf import with_sigma
+from jaxclnf.experts.sigma import with_sigma
 from jaxclnf.experts.types import CCNFExperts, PatchExperts
 from jaxclnf.fitting.options import PART_SETTINGS
 from jaxclnf.fitting.validate import Validator

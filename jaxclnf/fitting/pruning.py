@@ -7,36 +7,42 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxclnf.experts.area import GreyImage, join_reach
+from jaxclnf.experts.area import GreyImage
 from jaxclnf.fitting.model import CLNFModel, EarlyTermination
 from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.progress import Progress, ScalesFit, conclude_scales
 from jaxclnf.fitting.result import FitTrace
-from jaxclnf.fitting.schedule import ScalesFit, fit_scales
+from jaxclnf.fitting.schedule import (
+    begin_scales,
+    fit_scales,
+    run_scales,
+    windows_of_scales,
+)
 from jaxclnf.shape.pdm import PDMParams
-from jaxclnf.status import is_failure, merge_status
+from jaxclnf.status import is_failure
 
 _NUM_COMPLETED = 3
 """Starts that OpenFace completes where none was good enough to stop early."""
 
 
-class Begun(NamedTuple):
+class Finished(NamedTuple):
     """What a start has come to, with its trace if asked for; or those of many."""
 
     fit: ScalesFit
-    """The fit so far."""
+    """The fit."""
     trace: FitTrace | None
     """Its states."""
 
 
 class Chosen(NamedTuple):
-    """The starts that go on after the first scale, the best ones first."""
+    """The starts that go on, the best ones first; every field has one leading axis."""
 
     order: Int[Array, " k"]
     """Which they are."""
-    params: PDMParams
-    """Where they go on, one leading axis."""
+    modes: Float[Array, "k m"]
+    """Mode weights with which they go on."""
     goes_on: Bool[Array, " k"]
-    """Whether they do; what has begun of the others stays as it is."""
+    """Whether they do; the others are not looked at again."""
 
 
 class BestStart(NamedTuple):
@@ -55,7 +61,7 @@ class BestStart(NamedTuple):
 
 
 def is_pruned(model: CLNFModel, num_starts: int, options: FitOptions) -> bool:
-    """Whether only the first scale is run from each start, and some do not go on.
+    """Whether not all starts are run to the end.
 
     Args:
         model: The model.
@@ -66,7 +72,8 @@ def is_pruned(model: CLNFModel, num_starts: int, options: FitOptions) -> bool:
         False where all are finished.
 
     Raises:
-        ValueError: The options finish no start.
+        ValueError: The options finish no start, leave no scale to fit, or allow no
+            pass through it.
 
     Example:
         >>> is_pruned(model, 3, FitOptions(window_sizes=(9, 7), finished_starts=2))
@@ -75,7 +82,7 @@ def is_pruned(model: CLNFModel, num_starts: int, options: FitOptions) -> bool:
     finished = options.finished_starts
     if finished is not None and finished < 1:
         raise ValueError(f"finished_starts is {finished}; expected 1 or more, or None")
-    windows = options.window_sizes[: len(model.experts)]
+    windows = windows_of_scales(model, options)
     several = num_starts > 1 and sum(window > 0 for window in windows) > 1
     if early_termination(model, options) is not None:
         return several
@@ -111,10 +118,13 @@ def begin_start(
     start: PDMParams,
     options: FitOptions,
     *,
-    pruned: bool,
     with_trace: bool = False,
-) -> Begun:
-    """Fits a face from one start: its first scale, or all of them.
+) -> Progress:
+    """Fits a face from one start until some are chosen to go on.
+
+    That is after the rigid phase of the first scale. On annotated faces the start that
+    is the likeliest after the whole scale is among the two likeliest there in 99.4 to
+    99.8 %. Where OpenFace's search stops early it is after the whole scale.
 
     Args:
         model: The model; its parts are not looked at.
@@ -122,7 +132,51 @@ def begin_start(
         image_size: Height and width without the padding.
         start: Where to start.
         options: The options.
-        pruned: Whether to end after the first scale (static); see `is_pruned`.
+        with_trace: Whether to keep every state (static).
+
+    Returns:
+        How far it has come.
+
+    Raises:
+        ValueError: As `fit_scales`.
+
+    Example:
+        >>> options = FitOptions(window_sizes=(9, 7))
+        >>> place = model, jnp.asarray(image), jnp.asarray(image.shape)
+        >>> len(begin_start(*place, params, options).phases)
+        1
+    """
+    windows = windows_of_scales(model, options)
+    first = next(k for k, window in enumerate(windows) if window)
+    whole_scale = early_termination(model, options) is not None
+    anywhere = _anywhere(options)
+    return run_scales(
+        model,
+        image,
+        begin_scales(model, image_size, start, options, anywhere=anywhere),
+        options,
+        num_phases=2 * first + 1 + whole_scale,
+        with_trace=with_trace,
+    )
+
+
+def fit_start(
+    model: CLNFModel,
+    image: GreyImage,
+    image_size: Int[Array, " 2"],
+    start: PDMParams,
+    options: FitOptions,
+    *,
+    with_trace: bool = False,
+) -> Finished:
+    """Fits a face from one start to the end.
+
+    Args:
+        model: The model; its parts are not looked at.
+        image: Grey values; may be padded with zeros on the right and at the bottom.
+        image_size: Height and width without the padding.
+        start: Where to start.
+        options: The options.
         with_trace: Whether to keep every state (static).
 
     Returns:
@@ -134,29 +188,36 @@ def begin_start(
     Example:
         >>> options = FitOptions(window_sizes=(9, 7))
         >>> place = model, jnp.asarray(image), jnp.asarray(image.shape)
-        >>> begun = begin_start(*place, params, options, pruned=True)
-        >>> [bool(steps.any()) for steps in begun.fit.num_steps]
-        [True, False]
+        >>> Status(int(fit_start(*place, params, options).fit.status)).name
+        'CONVERGED'
     """
-    return _fit(
-        model,
-        image,
-        image_size,
-        start,
-        _divided(options)[0] if pruned else options,
-        with_trace,
+    return Finished(
+        *fit_scales(
+            model,
+            image,
+            image_size,
+            start,
+            options,
+            anywhere=_anywhere(options),
+            with_trace=with_trace,
+        )
     )
 
 
+def _anywhere(options: FitOptions) -> bool:
+    """Whether a start outside the image is tried: when a face is followed."""
+    return options.window_sizes[:1] == (0,)
+
+
 def choose_starts(
-    cutoffs: EarlyTermination | None, fits: ScalesFit, options: FitOptions
+    cutoffs: EarlyTermination | None, begun: Progress, options: FitOptions
 ) -> Chosen:
-    """Which starts go on after the first scale.
+    """Which starts go on.
 
     Args:
         cutoffs: When a start is good enough, if the search stops early; see
             `early_termination`.
-        fits: What each has come to, one leading axis.
+        begun: How far each has come, one leading axis.
         options: The options.
 
     Returns:
@@ -165,56 +226,53 @@ def choose_starts(
     Example:
         >>> options = FitOptions(window_sizes=(9, 7), finished_starts=1)
         >>> place = model, jnp.asarray(image), jnp.asarray(image.shape)
-        >>> begun = begin_start(*place, params, options, pruned=True)
-        >>> two = jax.tree.map(lambda x: jnp.stack([x, x]), begun.fit)
+        >>> begun = begin_start(*place, params, options)
+        >>> two = jax.tree.map(lambda x: jnp.stack([x, x]), begun)
         >>> choose_starts(None, two, options).order.tolist()
         [0]
     """
     if cutoffs is not None:
-        return _choose_early(cutoffs, fits)
-    failed = is_failure(fits.status)
-    scores = jnp.where(failed, -jnp.inf, fits.log_likelihood)
+        return _choose_early(cutoffs, begun)
+    failed = is_failure(begun.status)
+    scores = jnp.where(failed, -jnp.inf, begun.log_likelihood)
     order = jnp.argsort(-scores, stable=True)[: options.finished_starts]
     order = order.astype(jnp.int32)
-    return Chosen(order, _pick(fits.params, order), ~failed[order])
+    return Chosen(order, begun.params.params_local[order], ~failed[order])
 
 
-def _choose_early(cutoffs: EarlyTermination, fits: ScalesFit) -> Chosen:
-    count = fits.view.shape[0]
-    view = fits.view
-    scores = cutoffs.weights[view] * fits.log_likelihood + cutoffs.biases[view]
+def _choose_early(cutoffs: EarlyTermination, begun: Progress) -> Chosen:
+    count = begun.view.shape[0]
+    view, log_likelihood = begun.view, begun.log_likelihood
+    scores = cutoffs.weights[view] * log_likelihood + cutoffs.biases[view]
     good = scores > cutoffs.cutoffs[view]
     comparable = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
     order = jnp.argsort(-comparable, stable=True)[:_NUM_COMPLETED].astype(jnp.int32)
     # The remembered modes share memory with the model, which the next start sets to
     # zero: only the last start still has its own. The first good one goes on at once.
-    local = fits.params.params_local
+    local = begun.params.params_local
     modes = jnp.where(order[:, None] == count - 1, local[order], 0)
     first, alone = jnp.argmax(good).astype(jnp.int32), jnp.any(good)
     order = order.at[0].set(jnp.where(alone, first, order[0]))
     modes = modes.at[0].set(jnp.where(alone, local[first], modes[0]))
-    params = dataclasses.replace(_pick(fits.params, order), params_local=modes)
-    return Chosen(order, params, ~alone | (jnp.arange(order.shape[0]) == 0))
+    return Chosen(order, modes, ~alone | (jnp.arange(order.shape[0]) == 0))
 
 
 def finish_start(
     model: CLNFModel,
     image: GreyImage,
-    image_size: Int[Array, " 2"],
-    begun: Begun,
-    params: PDMParams,
+    begun: Progress,
+    modes: Float[Array, " m"],
     options: FitOptions,
     *,
     with_trace: bool = False,
-) -> Begun:
-    """Fits a face on through the scales after the first.
+) -> Finished:
+    """Fits a face on to the end.
 
     Args:
         model: The model; its parts are not looked at.
         image: Grey values; may be padded with zeros on the right and at the bottom.
-        image_size: Height and width without the padding.
-        begun: What the start has come to.
-        params: Where to go on.
+        begun: How far the start has come.
+        modes: Mode weights with which it goes on.
         options: The options.
         with_trace: Whether to keep every state (static).
 
@@ -227,27 +285,49 @@ def finish_start(
     Example:
         >>> options = FitOptions(window_sizes=(9, 7))
         >>> place = model, jnp.asarray(image), jnp.asarray(image.shape)
-        >>> begun = begin_start(*place, params, options, pruned=True)
-        >>> done = finish_start(*place, begun, begun.fit.params, options)
-        >>> [bool(steps.any()) for steps in done.fit.num_steps]
-        [True, True]
+        >>> begun = begin_start(*place, params, options)
+        >>> done = finish_start(*place[:2], begun, begun.params.params_local, options)
+        >>> bool((done.fit.num_steps > 0).all())
+        True
     """
-    _, later, split = _divided(options)
-    rest = _fit(model, image, image_size, params, later, with_trace)
-    return _joined(begun, rest, split)
+    params = dataclasses.replace(begun.params, params_local=modes)
+    begun = begun._replace(params=params)
+    end = run_scales(model, image, begun, options, with_trace=with_trace)
+    return Finished(*conclude_scales(model.pdm, end, len(model.experts)))
+
+
+def drop_start(model: CLNFModel, begun: Progress) -> Finished:
+    """What a start has come to that does not go on.
+
+    Args:
+        model: The model.
+        begun: How far it has come.
+
+    Returns:
+        A fit whose later phases were not run.
+
+    Example:
+        >>> options = FitOptions(window_sizes=(9, 7))
+        >>> place = model, jnp.asarray(image), jnp.asarray(image.shape)
+        >>> dropped = drop_start(model, begin_start(*place, params, options))
+        >>> (dropped.fit.num_steps > 0).tolist()
+        [[True, False], [False, False]]
+    """
+    return Finished(*conclude_scales(model.pdm, begun, len(model.experts)))
 
 
 def keep_likeliest(
-    begun: ScalesFit,
+    begun: Progress | None,
     order: Int[Array, " k"],
-    finished: Begun,
+    finished: Finished,
     goes_on: Bool[Array, " k"] | None,
     options: FitOptions,
 ) -> BestStart:
     """The likeliest of finished fits.
 
     Args:
-        begun: What every start came to at first, one leading axis.
+        begun: How far every start had come when some were chosen, one leading axis;
+            None: all were finished.
         order: Which of them were finished.
         finished: What they came to, one leading axis.
         goes_on: Which of these are to be looked at; None: all.
@@ -259,9 +339,9 @@ def keep_likeliest(
     Example:
         >>> options = FitOptions(window_sizes=(7,))
         >>> place = model, jnp.asarray(image), jnp.asarray(image.shape)
-        >>> begun = begin_start(*place, params, options, pruned=False)
-        >>> two = jax.tree.map(lambda x: jnp.stack([x, x]), begun)
-        >>> int(keep_likeliest(two.fit, jnp.arange(2), two, None, options).start)
+        >>> done = fit_start(*place, params, options)
+        >>> two = jax.tree.map(lambda x: jnp.stack([x, x]), done)
+        >>> int(keep_likeliest(None, jnp.arange(2), two, None, options).start)
         0
     """
     scores = finished.fit.log_likelihood
@@ -271,34 +351,15 @@ def keep_likeliest(
         scores = jnp.where(is_failure(finished.fit.status), jnp.nan, scores)
     best = _likeliest(scores)
     kept = _pick(finished, best)
-    count = begun.log_likelihood.shape[0]
+    count = order.shape[0] if begun is None else begun.status.shape[0]
     place = order if goes_on is None else jnp.where(goes_on, order, count)
     everything = jnp.full(count, jnp.nan, scores.dtype)
     everything = everything.at[place].set(scores, mode="drop")
-    reach = jnp.concatenate([begun.reach, finished.fit.reach])
+    reach = finished.fit.reach
+    if begun is not None:
+        reach = jnp.concatenate([begun.reach, reach])
     start = order[best].astype(jnp.int32)
     return BestStart(kept.fit, kept.trace, start, everything, _reach_of_all(reach))
-
-
-def _fit(
-    model: CLNFModel,
-    image: GreyImage,
-    image_size: Int[Array, " 2"],
-    start: PDMParams,
-    options: FitOptions,
-    with_trace: bool,
-) -> Begun:
-    return Begun(
-        *fit_scales(
-            model,
-            image,
-            image_size,
-            start,
-            options,
-            anywhere=options.window_sizes[:1] == (0,),
-            with_trace=with_trace,
-        )
-    )
 
 
 def _reach_of_all(reaches: Float[Array, "k 4"]) -> Float[Array, " 4"]:
@@ -313,44 +374,3 @@ def _likeliest(scores: Float[Array, " k"]) -> Int[Array, ""]:
 
 def _pick(tree: Any, index: Array) -> Any:
     return jax.tree.map(lambda x: x[index], tree)
-
-
-def _divided(options: FitOptions) -> tuple[FitOptions, FitOptions, int]:
-    """Options for the first scale that is run, for those after it, and their border."""
-    windows = options.window_sizes
-    split = 1 + next(k for k, window in enumerate(windows) if window)
-    first = dataclasses.replace(options, window_sizes=windows[:split], max_passes=1)
-    later = dataclasses.replace(
-        options, window_sizes=(0,) * split + tuple(windows[split:])
-    )
-    return first, later, split
-
-
-_PER_PHASE = (
-    "num_steps",
-    "shape_delta",
-    "gradient_norm",
-    "newton_distance",
-    "smallest_curvature",
-    "num_active_bounds",
-    "phase_params",
-)
-
-
-def _joined(begun: Begun, rest: Begun, split: int) -> Begun:
-    """A fit, with its trace, of which the first scales were run before the others."""
-
-    def join(early: Array, late: Array) -> Array:
-        return jnp.concatenate([early[:split], late[split:]])
-
-    early, late = begun.fit, rest.fit
-    fitted = late._replace(
-        status=merge_status(early.status, late.status).astype(jnp.int32),
-        start_params=early.start_params,
-        reach=join_reach(early.reach, late.reach),
-        **{
-            name: jax.tree.map(join, getattr(early, name), getattr(late, name))
-            for name in _PER_PHASE
-        },
-    )
-    return Begun(fitted, jax.tree.map(join, begun.trace, rest.trace))

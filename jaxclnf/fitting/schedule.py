@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,66 +13,23 @@ from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.fitting.maps import maps_unless_failed
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.progress import (
+    Progress,
+    ScalesFit,
+    conclude_scales,
+    not_run,
+    report,
+)
 from jaxclnf.fitting.result import FitTrace
-from jaxclnf.shape.pdm import PDM, PDMParams, project
-from jaxclnf.solver.certificate import Certificate, certify
+from jaxclnf.shape.pdm import PDMParams, project
+from jaxclnf.solver.certificate import certify
 from jaxclnf.solver.loop import nu_rlms_init, resume, resume_with_trace
 from jaxclnf.solver.openface import openface_log_likelihoods
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.state import NURLMSState
 from jaxclnf.status import Status, is_failure, merge_status
 
-
-class ScalesFit(NamedTuple):
-    """Where one model came to through its scales; the fields are as in `FitResult`."""
-
-    landmarks: Float[Array, "n 2"]
-    params: PDMParams
-    status: Int[Array, ""]
-    num_steps: Int[Array, "s 2"]
-    shape_delta: Float[Array, "s 2"]
-    gradient_norm: Float[Array, "s 2"]
-    newton_distance: Float[Array, "s 2"]
-    smallest_curvature: Float[Array, "s 2"]
-    num_active_bounds: Int[Array, "s 2"]
-    phase_params: PDMParams
-    start_params: PDMParams
-    log_likelihood: Float[Array, ""]
-    landmark_log_likelihoods: Float[Array, " n"]
-    view: Int[Array, ""]
-    reach: Float[Array, " 4"]
-    num_passes: Int[Array, ""]
-    pass_delta: Float[Array, ""]
-    pass_status: Int[Array, ""]
-
-
-class _PhaseReport(NamedTuple):
-    num_steps: Int[Array, ""]
-    shape_delta: Float[Array, ""]
-    gradient_norm: Float[Array, ""]
-    certificate: Certificate
-    params: PDMParams
-
-
-class _ScaleEnd(NamedTuple):
-    """Where a pass through one scale ended."""
-
-    params: PDMParams
-    status: Int[Array, ""]
-    phases: tuple[_PhaseReport, ...]
-    densities: Float[Array, " n"]
-    view: Int[Array, ""]
-    reach: Float[Array, " 4"]
-    traces: tuple[tuple[NURLMSState, Array], ...]
-
-
-class _Passes(NamedTuple):
-    """Passes through the last scale: where they ended, and what moved in the last."""
-
-    end: _ScaleEnd
-    num_passes: Int[Array, ""]
-    moved: Float[Array, ""]
-    status: Int[Array, ""]
+RIGID, NON_RIGID = True, False
 
 
 def fit_scales(
@@ -87,6 +43,9 @@ def fit_scales(
     with_trace: bool = False,
 ) -> tuple[ScalesFit, FitTrace | None]:
     """Fits one model, parts apart, from given parameters.
+
+    `begin_scales`, `run_scales` and `conclude_scales` are its parts, for those who
+    look at a fit on its way.
 
     Args:
         model: The model; its parts are not looked at.
@@ -114,17 +73,66 @@ def fit_scales(
         >>> Status(int(fitted.status)).name
         'CONVERGED'
     """
-    windows = (tuple(options.window_sizes) + (0,) * len(model.experts))[
-        : len(model.experts)
-    ]
+    start = begin_scales(model, image_size, params, options, anywhere=anywhere)
+    end = run_scales(model, image, start, options, with_trace=with_trace)
+    return conclude_scales(model.pdm, end, len(model.experts))
+
+
+def windows_of_scales(model: CLNFModel, options: FitOptions) -> tuple[int, ...]:
+    """Side of the response maps at each of a model's scales; 0: the scale is left out.
+
+    Args:
+        model: The model.
+        options: The options.
+
+    Returns:
+        As many as the model has scales.
+
+    Raises:
+        ValueError: The options leave no scale to fit, or allow no pass through it.
+
+    Example:
+        >>> windows_of_scales(model, FitOptions(window_sizes=(9,)))
+        (9, 0)
+    """
+    count = len(model.experts)
+    windows = (tuple(options.window_sizes) + (0,) * count)[:count]
     if not any(windows):
         raise ValueError(
-            f"window_sizes {options.window_sizes} leave none of the model's "
-            f"{len(model.experts)} scales to fit; expected an odd size for at least one"
+            f"window_sizes {options.window_sizes} leave none of the model's {count} "
+            "scales to fit; expected an odd size for at least one"
         )
     if options.max_passes < 1:
         raise ValueError(f"max_passes is {options.max_passes}; expected 1 or more")
-    pdm = model.pdm
+    return windows
+
+
+def begin_scales(
+    model: CLNFModel,
+    image_size: Int[Array, " 2"],
+    params: PDMParams,
+    options: FitOptions,
+    *,
+    anywhere: bool = False,
+) -> Progress:
+    """A fit before its first scale.
+
+    Args:
+        model: The model.
+        image_size: Height and width of the image without padding.
+        params: Where to start.
+        options: The options.
+        anywhere: Whether a start wholly outside the image is fitted too (static).
+
+    Returns:
+        The progress; a start that cannot be used has failed and is NaN.
+
+    Example:
+        >>> size = jnp.asarray(image.shape)
+        >>> begun = begin_scales(model, size, params, FitOptions())
+        >>> Status(int(begun.status)).name, begun.phases
+        ('RUNNING', ())
+    """
     status = _start_status(model, params, image_size, anywhere)
     # An unusable start becomes NaN, so that nothing made from it looks like a result.
     usable = status != Status.BAD_START
@@ -140,10 +148,61 @@ def fit_scales(
         origin = lax.stop_gradient(origin)
     else:
         origin = jnp.zeros_like(params.translation)
-    start = params
-    params = params.moved(-origin)
+    dtype, zero = params.scale.dtype, jnp.zeros((), jnp.int32)
+    return Progress(
+        origin=origin,
+        start_params=params,
+        params=params.moved(-origin),
+        status=status,
+        densities=jnp.full(model.pdm.mean_shape.shape[0], -jnp.inf, dtype),
+        view=zero,
+        reach=jnp.asarray([jnp.inf, jnp.inf, -jnp.inf, -jnp.inf], dtype),
+        num_passes=zero,
+        pass_delta=jnp.full((), jnp.nan, dtype),
+        pass_status=zero,
+    )
 
-    def run_scale(k: int, before: _ScaleEnd) -> _ScaleEnd:
+
+def run_scales(
+    model: CLNFModel,
+    image: GreyImage,
+    progress: Progress,
+    options: FitOptions,
+    *,
+    num_phases: int | None = None,
+    with_trace: bool = False,
+) -> Progress:
+    """Runs a fit on from where it is.
+
+    Args:
+        model: The model; its parts are not looked at.
+        image: Grey values; may be padded with zeros on the right and at the bottom.
+        progress: How far the fit has come.
+        options: The options.
+        num_phases: How many phases there are to be in the end, two for each scale, one
+            that is left out too; before the last scale that is run. Default: all.
+        with_trace: Whether to keep every state (static).
+
+    Returns:
+        The progress.
+
+    Raises:
+        ValueError: The options leave no scale to fit, or allow no pass through it.
+
+    Example:
+        >>> options, size = FitOptions(window_sizes=(9, 7)), jnp.asarray(image.shape)
+        >>> begun = begin_scales(model, size, params, options)
+        >>> begun = run_scales(model, jnp.asarray(image), begun, options, num_phases=1)
+        >>> len(begun.phases), begun.responses is None
+        (1, False)
+        >>> end = run_scales(model, jnp.asarray(image), begun, options)
+        >>> Status(int(end.status)).name
+        'CONVERGED'
+    """
+    windows = windows_of_scales(model, options)
+    last = max(k for k, window in enumerate(windows) if window)
+
+    def run(k: int, before: Progress, phases: tuple[bool, ...]) -> Progress:
         at_scale = options.at_scale(model.experts[k].patch_scaling)
         kernel = at_scale
         if options.solver == "openface":
@@ -151,135 +210,115 @@ def fit_scales(
             first = model.experts[windows.index(windows[k])]
             sigma = options.at_scale(first.patch_scaling).sigma
             kernel = dataclasses.replace(at_scale, sigma=sigma)
-        place = before.params, origin.astype(jnp.int32), is_failure(before.status)
-        responses = maps_unless_failed(
-            pdm,
-            model.experts[k],
-            image,
-            *place,
-            window_size=windows[k],
-            sampling=options.sampling,
-            # A fit with a record may be followed by derivatives in reverse mode.
-            in_turn=not with_trace,
-        )
-        seen = reach_of_areas(
-            responses.base_shape + origin[None, :],
-            responses.img_from_ref,
-            windows[k] + model.experts[k].support - 1,
-        )
-        before = before._replace(
-            reach=jnp.where(
-                is_failure(before.status), before.reach, join_reach(before.reach, seen)
-            )
-        )
-        return _run_phases(
-            pdm, responses, before, kernel, at_scale, options.min_scale, with_trace
-        )
+        if before.responses is None:
+            before = _with_maps(model, image, before, options, windows, k, with_trace)
+        return _run_phases(model, before, kernel, at_scale, options, phases, with_trace)
 
-    end = _ScaleEnd(
-        params=params,
-        status=status,
-        phases=(_not_run(params), _not_run(params)),
-        densities=jnp.full(pdm.mean_shape.shape[0], -jnp.inf, params.scale.dtype),
-        view=jnp.zeros((), jnp.int32),
-        reach=jnp.asarray([jnp.inf, jnp.inf, -jnp.inf, -jnp.inf], params.scale.dtype),
-        traces=(),
+    end = 2 * last if num_phases is None else num_phases
+    while len(progress.phases) < end:
+        k, begun = divmod(len(progress.phases), 2)
+        phases = (RIGID, NON_RIGID)[begun : end - 2 * k]
+        if windows[k]:
+            progress = run(k, progress, phases)
+        else:
+            nothing = [not_run(progress.params)] * len(phases)
+            progress = progress.with_phases(nothing, [None] * len(phases))
+    if num_phases is not None:
+        return progress
+    return _to_fixed_point(
+        model, lambda before: run(last, before, (RIGID, NON_RIGID)), progress, options
     )
-    last = max(k for k, window in enumerate(windows) if window)
-    ends: list[_ScaleEnd | None] = []
-    for k, window in enumerate(windows[:last]):
-        if window:
-            end = run_scale(k, end)
-        ends.append(end if window else None)
-    passes = _to_fixed_point(pdm, lambda before: run_scale(last, before), end, options)
-    ends += [passes.end] + [None] * (len(windows) - last - 1)
 
-    phases = _per_phase(ends, start=params)
-    densities = passes.end.densities
-    used = jnp.isfinite(densities)
-    count = jnp.sum(used, dtype=densities.dtype)
-    mean = jnp.sum(jnp.where(used, densities, 0)) / jnp.maximum(count, 1)
-    fitted = ScalesFit(
-        landmarks=project(pdm, passes.end.params) + origin[None, :],
-        params=passes.end.params.moved(origin),
-        status=passes.end.status,
-        num_steps=phases.num_steps,
-        shape_delta=phases.shape_delta,
-        gradient_norm=phases.gradient_norm,
-        newton_distance=phases.certificate.newton_distance,
-        smallest_curvature=phases.certificate.smallest_curvature,
-        num_active_bounds=phases.certificate.num_active_bounds,
-        phase_params=phases.params.moved(origin),
-        start_params=start,
-        log_likelihood=jnp.where(count > 0, mean, -jnp.inf),
-        landmark_log_likelihoods=densities,
-        view=passes.end.view,
-        reach=passes.end.reach,
-        num_passes=passes.num_passes,
-        pass_delta=passes.moved,
-        pass_status=passes.status,
+
+def _with_maps(
+    model: CLNFModel,
+    image: GreyImage,
+    before: Progress,
+    options: FitOptions,
+    windows: tuple[int, ...],
+    k: int,
+    with_trace: bool,
+) -> Progress:
+    """The same with the maps of scale `k`."""
+    failed = is_failure(before.status)
+    responses = maps_unless_failed(
+        model.pdm,
+        model.experts[k],
+        image,
+        before.params,
+        before.origin.astype(jnp.int32),
+        failed,
+        window_size=windows[k],
+        sampling=options.sampling,
+        # A fit with a record may be followed by derivatives in reverse mode.
+        in_turn=not with_trace,
     )
-    return fitted, _join_traces(ends, origin) if with_trace else None
+    seen = reach_of_areas(
+        responses.base_shape + before.origin[None, :],
+        responses.img_from_ref,
+        windows[k] + model.experts[k].support - 1,
+    )
+    reach = jnp.where(failed, before.reach, join_reach(before.reach, seen))
+    return before._replace(responses=responses, reach=reach)
 
 
 def _to_fixed_point(
-    pdm: PDM,
-    run: Callable[[_ScaleEnd], _ScaleEnd],
-    before: _ScaleEnd,
+    model: CLNFModel,
+    run: Callable[[Progress], Progress],
+    before: Progress,
     options: FitOptions,
-) -> _Passes:
+) -> Progress:
     """Passes through the last scale until one of them leaves the landmarks in place."""
+    # Each pass takes the place of the one before it, its phases too.
+    scale = before._replace(phases=(), traces=())
 
-    def one_more(passes: _Passes) -> _Passes:
-        start = before._replace(params=passes.end.params, reach=passes.end.reach)
+    def one_more(passes: Progress) -> Progress:
+        start = scale._replace(params=passes.params, reach=passes.reach)
         end = run(start)
-        moves = project(pdm, end.params) - project(pdm, start.params)
+        moves = project(model.pdm, end.params) - project(model.pdm, start.params)
         moved = jnp.max(jnp.sqrt(jnp.sum(moves**2, axis=1)))
         at_rest = moved < jnp.asarray(options.pass_tol, moved.dtype)
         status = jnp.where(at_rest, Status.CONVERGED, Status.MAX_STEPS)
-        failed = is_failure(end.status)
-        return _Passes(
-            end,
-            jnp.where(is_failure(before.status), 0, passes.num_passes + 1),
-            jnp.where(failed, jnp.nan, moved),
-            jnp.where(failed, end.status, status).astype(jnp.int32),
+        return end._replace(
+            num_passes=jnp.where(is_failure(before.status), 0, passes.num_passes + 1),
+            pass_delta=jnp.where(is_failure(end.status), jnp.nan, moved),
+            pass_status=status.astype(jnp.int32),
         )
 
-    unknown = jnp.full_like(before.params.scale, jnp.nan)
-    zero = jnp.zeros((), jnp.int32)
     if options.max_passes == 1:
-        return one_more(_Passes(before, zero, unknown, zero))
-    shapes = jax.eval_shape(run, before)
-    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return lax.while_loop(
-        lambda p: (
-            (p.status != Status.CONVERGED)
-            & ~is_failure(p.status)
-            & (p.num_passes < options.max_passes)
-        ),
-        one_more,
-        _Passes(
+        end = one_more(scale)
+    else:
+        shapes = jax.eval_shape(one_more, scale)
+        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        end = lax.while_loop(
+            lambda p: (
+                (p.pass_status != Status.CONVERGED)
+                & ~is_failure(p.status)
+                & (p.num_passes < options.max_passes)
+            ),
+            one_more,
             blank._replace(params=before.params, reach=before.reach),
-            zero,
-            unknown,
-            zero,
-        ),
+        )
+    return end._replace(
+        phases=before.phases + end.phases, traces=before.traces + end.traces
     )
 
 
 def _run_phases(
-    pdm: PDM,
-    responses: ResponseMaps,
-    before: _ScaleEnd,
+    model: CLNFModel,
+    before: Progress,
     kernel: NURLMSOptions,
     at_scale: NURLMSOptions,
-    min_scale: Float[Array, ""] | float,
+    options: FitOptions,
+    phases: tuple[bool, ...],
     with_trace: bool,
-) -> _ScaleEnd:
-    """The rigid and the non-rigid phase of one scale."""
+) -> Progress:
+    """The rigid phase of one scale, its non-rigid one, or both."""
+    pdm, responses = model.pdm, before.responses
+    assert responses is not None
     params, status = before.params, before.status
-    reports, traces = [], []
-    for rigid in (True, False):
+    states, reports, traces = [], [], []
+    for rigid in phases:
         state = nu_rlms_init(pdm, responses, params, kernel, rigid=rigid)
         # After a failure nothing more is run: the phase starts in its end state.
         stopped = jnp.where(is_failure(status), status, state.status)
@@ -291,25 +330,28 @@ def _run_phases(
             traces.append(tuple(trace))
         else:
             state = resume(pdm, responses, state, kernel, rigid=rigid)
+            traces.append(None)
+        states.append(state)
         params = state.params
         certificate = certify(pdm, responses, state, kernel, rigid=rigid)
-        reports.append(_report(state, certificate, status))
+        reports.append(report(state, certificate, is_failure(status)))
         status = merge_status(status, state.status)
-    too_small = jnp.where(
-        params.scale < min_scale, Status.FACE_TOO_SMALL, Status.RUNNING
-    )
+    between = phases[-1] == RIGID
+    if not between:
+        too_small = jnp.where(
+            params.scale < options.min_scale, Status.FACE_TOO_SMALL, Status.RUNNING
+        )
+        status = merge_status(status, too_small)
     # What is known of the last scale that was run stays.
     skipped = is_failure(before.status)
-    found = _log_densities(responses, state, at_scale)
-    return _ScaleEnd(
+    found = _log_densities(responses, states[-1], at_scale)
+    return before._replace(
         params=params,
-        status=merge_status(status, too_small).astype(jnp.int32),
-        phases=(reports[0], reports[1]),
+        status=status.astype(jnp.int32),
         densities=jnp.where(skipped, before.densities, found),
         view=jnp.where(skipped, before.view, responses.view),
-        reach=before.reach,
-        traces=tuple(traces),
-    )
+        responses=responses if between else None,
+    ).with_phases(reports, traces)
 
 
 def _log_densities(
@@ -331,60 +373,3 @@ def _start_status(
     usable = jnp.all(jnp.isfinite(landmarks)) & (params.scale > 0)
     usable = usable & (inside | anywhere)
     return jnp.where(usable, Status.RUNNING, Status.BAD_START).astype(jnp.int32)
-
-
-def _report(
-    state: NURLMSState, certificate: Certificate, status_before: Int[Array, ""]
-) -> _PhaseReport:
-    skipped = is_failure(status_before)
-    found = _PhaseReport(
-        num_steps=state.num_steps,
-        shape_delta=state.shape_delta,
-        gradient_norm=state.gradient_norm,
-        certificate=certificate,
-        params=state.params,
-    )
-    nothing = _not_run(state.params)
-    return jax.tree.map(lambda a, b: jnp.where(skipped, b, a), found, nothing)
-
-
-def _not_run(params: PDMParams) -> _PhaseReport:
-    nothing = jnp.full((), jnp.nan, params.scale.dtype)
-    zero = jnp.zeros((), jnp.int32)
-    return _PhaseReport(
-        num_steps=zero,
-        shape_delta=nothing,
-        gradient_norm=nothing,
-        certificate=Certificate(
-            newton_distance=nothing, smallest_curvature=nothing, num_active_bounds=zero
-        ),
-        params=params,
-    )
-
-
-def _per_phase(ends: list[_ScaleEnd | None], start: PDMParams) -> _PhaseReport:
-    """The reports of all phases, leading axes scale and phase."""
-    reports, params = [], start
-    for end in ends:
-        reports += end.phases if end else (_not_run(params),) * 2
-        params = end.params if end else params
-    return jax.tree.map(
-        lambda *x: jnp.stack(x).reshape(len(ends), 2, *x[0].shape), *reports
-    )
-
-
-def _join_traces(ends: list[_ScaleEnd | None], origin: Float[Array, " 2"]) -> FitTrace:
-    """Stacks the phases, empty ones for skipped scales, and undoes the shift."""
-    some = next(end.traces for end in ends if end)
-    empty = jax.tree.map(jnp.zeros_like, some)
-    rows = []
-    for end in ends:
-        pair = end.traces if end else empty
-        rows.append(jax.tree.map(lambda *x: jnp.stack(x), *pair))
-    states, valid = jax.tree.map(lambda *x: jnp.stack(x), *rows)
-    evidence = dataclasses.replace(
-        states.evidence, shape=states.evidence.shape + origin[None, None, None, None]
-    )
-    params = states.params.moved(origin)
-    states = dataclasses.replace(states, params=params, evidence=evidence)
-    return FitTrace(states=states, valid=valid)

@@ -18,14 +18,17 @@ from jaxclnf.fitting.face import conclude_face
 from jaxclnf.fitting.hypotheses import over_starts, with_end
 from jaxclnf.fitting.model import CLNFModel, EarlyTermination
 from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.progress import Progress
 from jaxclnf.fitting.pruning import (
-    Begun,
     BestStart,
     Chosen,
+    Finished,
     begin_start,
     choose_starts,
+    drop_start,
     early_termination,
     finish_start,
+    fit_start,
     is_pruned,
     keep_likeliest,
 )
@@ -36,12 +39,12 @@ from jaxclnf.shape.pdm import PDMParams
 class _Searched(NamedTuple):
     """What one search came to."""
 
-    begun: list[Begun]
-    """Each core's share of the starts."""
+    begun: list[Progress]
+    """Each core's share of the starts, where some were chosen."""
     chosen: Chosen | None
-    """Those that went on, if not all had been finished."""
-    finished: list[Begun]
-    """What these came to."""
+    """Those that went on; None: all."""
+    finished: list[Finished]
+    """What these came to: each by itself, or each core's share of all."""
 
 
 def fit_face_separately(
@@ -100,20 +103,24 @@ def _search(
     with_trace: bool,
 ) -> _Searched:
     count = starts.scale.shape[0]
-    pruned = is_pruned(model, count, options)
     place = model, image, image_size
     shares = _shares(starts, num_cores())
+    if not is_pruned(model, count, options):
+        done = on_all_cores(
+            lambda share: _fit(*place, share, options, with_trace), shares
+        )
+        return _Searched([], None, done)
     begun = on_all_cores(
-        lambda share: _begin(*place, share, options, pruned, with_trace), shares
+        lambda share: _begin(*place, share, options, with_trace), shares
     )
-    if not pruned:
-        return _Searched(begun, None, [])
     cutoffs = early_termination(model, options)
     chosen, going = _choose(cutoffs, begun, options, count)
     rows = zip(going, chosen.goes_on.tolist(), strict=True)
     finished = on_all_cores(
         lambda row: (
-            _finish(*place, *row[0], options, with_trace) if row[1] else row[0][0]
+            _finish(model, image, *row[0], options, with_trace)
+            if row[1]
+            else _drop(model, row[0][0])
         ),
         rows,
     )
@@ -135,44 +142,50 @@ def _shares(starts: PDMParams, cores: int) -> list[PDMParams]:
     ]
 
 
-@partial(jax.jit, static_argnames=("pruned", "with_trace"))
+@partial(jax.jit, static_argnames="with_trace")
+def _fit(
+    model: CLNFModel,
+    image: GreyImage,
+    image_size: Any,
+    starts: PDMParams,
+    options: FitOptions,
+    with_trace: bool,
+) -> Finished:
+    place = model, image, image_size
+    return over_starts(
+        lambda start: fit_start(*place, start, options, with_trace=with_trace), starts
+    )
+
+
+@partial(jax.jit, static_argnames="with_trace")
 def _begin(
     model: CLNFModel,
     image: GreyImage,
     image_size: Any,
     starts: PDMParams,
     options: FitOptions,
-    pruned: bool,
     with_trace: bool,
-) -> Begun:
+) -> Progress:
+    place = model, image, image_size
     return over_starts(
-        lambda start: begin_start(
-            model,
-            image,
-            image_size,
-            start,
-            options,
-            pruned=pruned,
-            with_trace=with_trace,
-        ),
-        starts,
+        lambda start: begin_start(*place, start, options, with_trace=with_trace), starts
     )
 
 
 @partial(jax.jit, static_argnames="count")
 def _choose(
     cutoffs: EarlyTermination | None,
-    begun: list[Begun],
+    begun: list[Progress],
     options: FitOptions,
     count: int,
-) -> tuple[Chosen, list[tuple[Begun, PDMParams]]]:
-    """Which starts go on; what each has come to, and where it goes on."""
+) -> tuple[Chosen, list[tuple[Progress, Float[Array, " m"]]]]:
+    """Which starts go on; how far each has come, and its modes."""
     together = _joined(begun, count)
-    chosen = choose_starts(cutoffs, together.fit, options)
+    chosen = choose_starts(cutoffs, together, options)
 
-    def row(k: int) -> tuple[Begun, PDMParams]:
+    def row(k: int) -> tuple[Progress, Float[Array, " m"]]:
         mine = jax.tree.map(lambda x: x[chosen.order[k]], together)
-        return mine, jax.tree.map(lambda x: x[k], chosen.params)
+        return mine, chosen.modes[k]
 
     return chosen, [row(k) for k in range(chosen.order.shape[0])]
 
@@ -181,15 +194,15 @@ def _choose(
 def _finish(
     model: CLNFModel,
     image: GreyImage,
-    image_size: Any,
-    begun: Begun,
-    params: PDMParams,
+    begun: Progress,
+    modes: Float[Array, " m"],
     options: FitOptions,
     with_trace: bool,
-) -> Begun:
-    return finish_start(
-        model, image, image_size, begun, params, options, with_trace=with_trace
-    )
+) -> Finished:
+    return finish_start(model, image, begun, modes, options, with_trace=with_trace)
+
+
+_drop = jax.jit(drop_start)
 
 
 @partial(jax.jit, static_argnames="count")
@@ -218,14 +231,14 @@ def _conclude(
 
 
 def _best(searched: _Searched, options: FitOptions, count: int) -> BestStart:
-    together = _joined(searched.begun, count)
-    if searched.chosen is None:
-        order, goes_on, ended = jnp.arange(count), None, together
-    else:
-        order, goes_on = searched.chosen.order, searched.chosen.goes_on
-        ended = jax.tree.map(lambda *x: jnp.stack(x), *searched.finished)
-    return keep_likeliest(together.fit, order, ended, goes_on, options)
+    chosen = searched.chosen
+    if chosen is None:
+        done = _joined(searched.finished, count)
+        return keep_likeliest(None, jnp.arange(count), done, None, options)
+    begun = _joined(searched.begun, count)
+    done = jax.tree.map(lambda *x: jnp.stack(x), *searched.finished)
+    return keep_likeliest(begun, chosen.order, done, chosen.goes_on, options)
 
 
-def _joined(shares: list[Begun], count: int) -> Begun:
+def _joined(shares: list[Any], count: int) -> Any:
     return jax.tree.map(lambda *x: jnp.concatenate(x)[:count], *shares)
