@@ -96,7 +96,8 @@ def model_of(configuration: str) -> jaxclnf.CLNFModel:
     """The model of a configuration, prepared."""
     folder = shared_folder() / "openface-model" / "model"
     model = jaxclnf.load_model(folder / f"main_{EXPERTS[configuration]}.txt")
-    return model.prepared(options_of(configuration, "single").window_sizes)
+    windows = options_of(configuration, "single").window_sizes
+    return model.prepared(windows, whole_sigma=True)
 
 
 def cases(configuration: str, mode: str, family: str, every: int = 1) -> Iterator[Case]:

@@ -170,7 +170,7 @@ def _explicit_sigma(experts: CCNFExperts, view: int, window: int) -> np.ndarray:
 @pytest.mark.parametrize("window", [7, 9, 5, 13])
 @pytest.mark.parametrize("view", VIEWS, ids=str)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_three_ways_to_apply_sigma(experts, window, view, dtype):
+def test_four_ways_to_apply_sigma(experts, window, view, dtype):
     rng = np.random.default_rng(3)
     field = rng.uniform(0, 20, (experts.alpha.shape[1], window**2))
     expected = np.einsum(
@@ -182,16 +182,21 @@ def test_three_ways_to_apply_sigma(experts, window, view, dtype):
     solved = _sigma(typed, view, jnp.asarray(field, dtype))
     assert solved.dtype == dtype
     np.testing.assert_allclose(solved, expected, rtol=0, atol=tolerance)
-    prepared = with_sigma(typed, (window,))
-    assert set(prepared.sigma) == ({window} & {7, 9})
-    product = _sigma(prepared, view, jnp.asarray(field, dtype))
-    assert product.dtype == dtype
-    np.testing.assert_allclose(product, expected, rtol=0, atol=tolerance)
+    for whole in (False, True):
+        prepared = with_sigma(typed, (window,), whole=whole)
+        assert set(prepared.sigma) == ({window} & {7, 9})
+        product = _sigma(prepared, view, jnp.asarray(field, dtype))
+        assert product.dtype == dtype
+        np.testing.assert_allclose(product, expected, rtol=0, atol=tolerance)
 
 
 def test_with_sigma_is_the_inverse_and_zero_without_expert(experts):
     prepared = with_sigma(experts, (7, 13))
+    whole = with_sigma(experts, (7,), whole=True)
     for view in range(2):
+        np.testing.assert_allclose(
+            sigma_matrices(whole, view, 7), whole.sigma[7][view], rtol=0
+        )
         expected = _explicit_sigma(experts, view, 7)
         found = sigma_matrices(prepared, view, 7)
         np.testing.assert_allclose(found, expected, atol=TOL)

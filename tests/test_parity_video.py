@@ -170,7 +170,9 @@ def test_the_general_model_with_its_detector(shared, golden, openface_dir) -> No
         return boxes[0].astype(np.float32)
 
     options = TrackOptions.openface()
-    model = read_model(openface_dir, "clnf_general").prepared(*options.window_sizes)
+    model = read_model(openface_dir, "clnf_general").prepared(
+        *options.window_sizes, whole_sigma=True
+    )
     start = start_tracking(model, options)
     states, results, asked = followed(model, frames, options, detect, start)
 
@@ -195,7 +197,9 @@ def test_the_wild_model_from_the_first_frame_on(shared, golden, openface_dir) ->
     with np.load(golden / "video_clnf_wild_default.npz") as file:
         arrays = dict(file)
     options = TrackOptions.openface()
-    model = read_model(openface_dir, "clnf_wild").prepared(*options.window_sizes)
+    model = read_model(openface_dir, "clnf_wild").prepared(
+        *options.window_sizes, whole_sigma=True
+    )
     start = TrackerState(
         **{
             **vars(start_tracking(model, options)),
@@ -245,7 +249,9 @@ def test_a_face_that_vanishes_and_jumps(shared, openface_dir, tmp_path) -> None:
     small = FitOptions(use_parts=False, max_steps=50)
     follow = FitOptions(use_parts=False, max_steps=50, window_sizes=(0, 9, 7))
     options = TrackOptions(first=small, follow=follow, max_failures=5)
-    model = read_model(openface_dir, "clnf_general").prepared(*options.window_sizes)
+    model = read_model(openface_dir, "clnf_general").prepared(
+        *options.window_sizes, whole_sigma=True
+    )
 
     def detect(frame: Frame) -> np.ndarray | None:
         if frame.number == 10:

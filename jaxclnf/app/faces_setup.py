@@ -6,7 +6,7 @@ arguments for it and make the same things of them; `face_rows` makes the rows.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -209,7 +209,24 @@ class FaceSetup:
             ModelFileError: There is no such model, or its files cannot be used.
         """
         model = load_model(self.model)
-        return model.prepared(self.fit_options(model).window_sizes)
+        return self.prepared(model, self.fit_options(model).window_sizes)
+
+    def prepared(self, model: CLNFModel, *window_sizes: Sequence[int]) -> CLNFModel:
+        """A model made ready for some window sizes, in the way of the dialect.
+
+        Args:
+            model: The model.
+            *window_sizes: As for `CLNFModel.prepared`.
+
+        Returns:
+            The model.
+
+        Example:
+            >>> FaceSetup().prepared(model, (7,)).experts[0].sigma.keys()
+            dict_keys([7])
+        """
+        whole = self.dialect == "openface"
+        return model.prepared(*window_sizes, whole_sigma=whole)
 
     def face_detector(self, model: CLNFModel) -> FaceDetector:
         """What finds faces for a model.

@@ -123,7 +123,7 @@ class TrackCommand(FaceSetup):
         self._check_own()
         model = self.load()
         options = self.track_options(model)
-        model = model.prepared(*options.window_sizes)
+        model = self.prepared(model, *options.window_sizes)
         work = _Work(self, model, options, self.face_detector(model))
         out = make_folder(self.out)
         named = list(self.videos) if self.name is None else [Path(f"{self.name}.csv")]

@@ -80,7 +80,7 @@ def apply_sigma(
 
 
 def _product_of_view(
-    sigma: tuple[Float[Array, "n 4 q q"], ...],
+    sigma: tuple[Float[Array, "n ..."], ...],
     view: Int[Array, ""],
     field: Float[Array, "n ww"],
 ) -> Float[Array, "n ww"]:
@@ -88,7 +88,7 @@ def _product_of_view(
 
 
 def _products_of_all(
-    sigma: tuple[Float[Array, "n 4 q q"], ...],
+    sigma: tuple[Float[Array, "n ..."], ...],
     view: Int[Array, ""],
     field: Float[Array, "n ww"],
 ) -> Float[Array, "n ww"]:
@@ -98,25 +98,29 @@ def _products_of_all(
 
 
 def _products(
-    blocks: Float[Array, "n 4 q q"], field: Float[Array, "n ww"]
+    sigma: Float[Array, "n ..."], field: Float[Array, "n ww"]
 ) -> Float[Array, "n ww"]:
-    n, _, q, _ = blocks.shape
+    if sigma.ndim == 3:
+        return jnp.einsum("nij,nj->ni", sigma, field, precision="highest")
+    n, _, q, _ = sigma.shape
     basis = mirror_basis(math.isqrt(field.shape[1])).astype(field.dtype)
     parts = jnp.matmul(field, basis.T, precision="highest").reshape(n, 4, q)
-    parts = jnp.einsum("nbij,nbj->nbi", blocks, parts, precision="highest")
+    parts = jnp.einsum("nbij,nbj->nbi", sigma, parts, precision="highest")
     return jnp.matmul(parts.reshape(n, 4 * q), basis, precision="highest")
 
 
 @lru_cache
 def mirror_basis(window: int) -> Float[np.ndarray, "maps ww"]:
-    """Orthonormal maps that are even or odd from left to right and from top to bottom.
+    """Maps that are even or odd from left to right and from top to bottom.
 
     Args:
         window: Side of the maps, odd.
 
     Returns:
         Four groups of `q = ((window + 1) / 2)^2` maps, one in each row: even in both,
-        odd in x, odd in y, odd in both. There are fewer odd ones; zeros fill up.
+        odd in x, odd in y, odd in both. There are fewer odd ones; zeros fill up. Each
+        is orthogonal to the others; its pixels are 1, -1 or 0, so that float32 rounds
+        nothing but sums.
 
     Example:
         >>> basis = mirror_basis(3)
@@ -126,8 +130,8 @@ def mirror_basis(window: int) -> Float[np.ndarray, "maps ww"]:
     half = (window + 1) // 2
     even, odd = np.zeros((2, half, window))
     for i in range(half - 1):
-        even[i, [i, -1 - i]] = math.sqrt(0.5), math.sqrt(0.5)
-        odd[i, [i, -1 - i]] = math.sqrt(0.5), -math.sqrt(0.5)
+        even[i, [i, -1 - i]] = 1, 1
+        odd[i, [i, -1 - i]] = 1, -1
     even[-1, half - 1] = 1
     along = np.stack([even, odd])
     basis = np.einsum("ayi,bxj->abyxij", along, along)
@@ -136,7 +140,9 @@ def mirror_basis(window: int) -> Float[np.ndarray, "maps ww"]:
     return basis
 
 
-def with_sigma(experts: CCNFExperts, window_sizes: Sequence[int]) -> CCNFExperts:
+def with_sigma(
+    experts: CCNFExperts, window_sizes: Sequence[int], *, whole: bool = False
+) -> CCNFExperts:
     """Experts that hold the blocks of their Sigma for some window sizes.
 
     Each takes about `v n w^4` bytes in float32 (10 MB for 7 views, 68 landmarks and a
@@ -145,6 +151,8 @@ def with_sigma(experts: CCNFExperts, window_sizes: Sequence[int]) -> CCNFExperts
     Args:
         experts: The experts of one scale.
         window_sizes: Window sizes; those without neighbour matrices need no Sigma.
+        whole: Whether to keep Sigma whole, in four times the memory. OpenFace
+            multiplies it so, and the same product rounds more like it.
 
     Returns:
         Experts whose `sigma` holds these sizes and no others.
@@ -166,6 +174,9 @@ def with_sigma(experts: CCNFExperts, window_sizes: Sequence[int]) -> CCNFExperts
             continue
         blocks = _neighbour_blocks(np.asarray(experts.neighbours[window], np.float64))
         side = blocks.shape[-1]
+        lengths = np.maximum(np.linalg.norm(mirror_basis(window), axis=1), 1)
+        lengths = lengths.reshape(4, side)
+        scaling = 1 / (lengths[:, :, None] * lengths[:, None, :])
         views = []
         for view in range(alpha.shape[0]):
             index = np.nonzero(present[view])[0]
@@ -173,17 +184,17 @@ def with_sigma(experts: CCNFExperts, window_sizes: Sequence[int]) -> CCNFExperts
                 alpha[view, index, None, None, None] * np.eye(side)
                 + np.einsum("nc,cbij->nbij", beta[view, index], blocks)
             )
-            matrices = np.zeros((alpha.shape[1], 4, side, side), experts.alpha.dtype)
-            matrices[index] = np.linalg.inv(precision_matrix)
-            views.append(jnp.asarray(matrices))
-        sigma[window] = tuple(views)
+            matrices = np.zeros((alpha.shape[1], 4, side, side))
+            matrices[index] = scaling * np.linalg.inv(precision_matrix)
+            views.append(_whole(matrices, window) if whole else matrices)
+        sigma[window] = tuple(jnp.asarray(one, experts.alpha.dtype) for one in views)
     return dataclasses.replace(experts, sigma=sigma)
 
 
 def _neighbour_blocks(
     neighbours: Float[np.ndarray, "c ww ww"],
 ) -> Float[np.ndarray, "c 4 q q"]:
-    """Neighbour matrices between even and odd maps."""
+    """Neighbour matrices between even and odd maps of unit length."""
     c, pixels, _ = neighbours.shape
     window = math.isqrt(pixels)
     by_pixel = neighbours.reshape(c, window, window, window, window)
@@ -193,14 +204,16 @@ def _neighbour_blocks(
                 f"the neighbour matrices of window {window} differ from their mirror "
                 "images; expected the same weight for the same distance"
             )
-    basis = mirror_basis(window).reshape(4, -1, pixels)
+    basis = mirror_basis(window)
+    basis = basis / np.maximum(np.linalg.norm(basis, axis=1, keepdims=True), 1)
+    basis = basis.reshape(4, -1, pixels)
     return np.einsum("bix,cxy,bjy->cbij", basis, neighbours, basis, optimize=True)
 
 
 def sigma_matrices(
     experts: CCNFExperts, view: int, window: int
 ) -> Float[np.ndarray, "n ww ww"]:
-    """Sigma itself, of every landmark, from its blocks; for those who look at it.
+    """Sigma itself, of every landmark; for those who look at it.
 
     Args:
         experts: Experts made by `with_sigma`.
@@ -223,6 +236,13 @@ def sigma_matrices(
             f"window is {window}; expected one of those prepared, "
             f"{sorted(experts.sigma)}"
         )
-    blocks = np.asarray(experts.sigma[window][view], np.float64)
+    sigma = np.asarray(experts.sigma[window][view], np.float64)
+    return sigma if sigma.ndim == 3 else _whole(sigma, window)
+
+
+def _whole(
+    blocks: Float[np.ndarray, "n 4 q q"], window: int
+) -> Float[np.ndarray, "n ww ww"]:
+    """Sigma from its blocks."""
     basis = mirror_basis(window).reshape(4, -1, window**2)
     return np.einsum("bix,nbij,bjy->nxy", basis, blocks, basis, optimize=True)

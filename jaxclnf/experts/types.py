@@ -35,10 +35,10 @@ class CCNFExperts:
     neighbours: dict[int, Float[Array, "c _ _"]]
     """Neighbour matrices of a `w x w` window for each size they were trained with:
     `(c, w * w, w * w)`, both grid axes flattened row by row."""
-    sigma: dict[int, tuple[Float[Array, "n 4 _ _"], ...]]
+    sigma: dict[int, tuple[Float[Array, "n ..."], ...]]
     """Covariance of the response map for each window size prepared by `with_sigma`, one
-    array per view: blocks `(n, 4, q, q)` in the basis of `mirror_basis`; zero where
-    there is no expert."""
+    array per view: blocks `(n, 4, q, q)` in the basis of `mirror_basis`, or whole,
+    `(n, w * w, w * w)`; zero where there is no expert."""
 
     @property
     def support(self) -> int:

@@ -89,15 +89,20 @@ class CLNFModel:
     box_calibration: BoxCalibration | None = static(default=None)
     """How `detect_faces` finds this model's landmarks; None: as for OpenFace's."""
 
-    def prepared(self, *window_sizes: Sequence[int]) -> "CLNFModel":
+    def prepared(
+        self, *window_sizes: Sequence[int], whole_sigma: bool = False
+    ) -> "CLNFModel":
         """This model with Sigma matrices ready for some window sizes.
 
-        Nothing depends on it but speed: a window size that was not prepared is solved
-        for while fitting. Parts are prepared for their own settings.
+        Nothing depends on it but speed and rounding: a window size that was not
+        prepared is solved for while fitting. Parts are prepared for their own settings.
 
         Args:
             *window_sizes: Window size of each scale, as in `FitOptions`, for one kind
                 of fit or several; sizes beyond the model's scales are ignored.
+            whole_sigma: For the `openface` dialect, where digits count: Sigma is
+                multiplied as a whole, as OpenFace does it, slower and in four times the
+                memory. Its kernel's grid then rounds a few landmarks less otherwise.
 
         Returns:
             A model whose CCNF experts hold exactly the Sigma matrices asked for.
@@ -111,11 +116,15 @@ class CLNFModel:
             for scale in range(len(self.experts))
         ]
         experts = tuple(
-            with_sigma(e, sorted(some)) if isinstance(e, CCNFExperts) else e
+            with_sigma(e, sorted(some), whole=whole_sigma)
+            if isinstance(e, CCNFExperts)
+            else e
             for e, some in zip(self.experts, sizes, strict=True)
         )
         parts = tuple(
-            dataclasses.replace(part, model=part.model.prepared(*own))
+            dataclasses.replace(
+                part, model=part.model.prepared(*own, whole_sigma=whole_sigma)
+            )
             for part in self.parts
             for own in [_part_windows(part.name, window_sizes)]
         )
