@@ -209,7 +209,9 @@ def test_neighbours_that_differ_in_a_mirror_are_refused(experts):
     changed = np.array(experts.neighbours[7])
     changed[0, 0, 1] = changed[0, 1, 0] = 0.5
     odd = dataclasses.replace(experts, neighbours={7: jnp.asarray(changed)})
-    with pytest.raises(ValueError, match="window 7 differ from their mirror images"):
+    with pytest.raises(
+        ValueError, match="window 7: found neighbour matrices that differ"
+    ):
         with_sigma(odd, (7,))
 
 

@@ -201,8 +201,8 @@ def _neighbour_blocks(
     for mirrored in (by_pixel[:, ::-1, :, ::-1], by_pixel[:, :, ::-1, :, ::-1]):
         if not np.array_equal(mirrored, by_pixel):
             raise ValueError(
-                f"the neighbour matrices of window {window} differ from their mirror "
-                "images; expected the same weight for the same distance"
+                f"window {window}: found neighbour matrices that differ from their "
+                "mirror images; expected the same weight for the same distance"
             )
     basis = mirror_basis(window)
     basis = basis / np.maximum(np.linalg.norm(basis, axis=1, keepdims=True), 1)

@@ -4,6 +4,7 @@ What XLA spreads over threads within one program of this size gains little; seve
 programs at a time do.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -107,11 +108,11 @@ def _search(
     shares = _shares(starts, num_cores())
     if not is_pruned(model, count, options):
         done = on_all_cores(
-            lambda share: _fit(*place, share, options, with_trace), shares
+            lambda share: _each(fit_start, *place, share, options, with_trace), shares
         )
         return _Searched([], None, done)
     begun = on_all_cores(
-        lambda share: _begin(*place, share, options, with_trace), shares
+        lambda share: _each(begin_start, *place, share, options, with_trace), shares
     )
     cutoffs = early_termination(model, options)
     chosen, going = _choose(cutoffs, begun, options, count)
@@ -142,33 +143,20 @@ def _shares(starts: PDMParams, cores: int) -> list[PDMParams]:
     ]
 
 
-@partial(jax.jit, static_argnames="with_trace")
-def _fit(
+@partial(jax.jit, static_argnames=("run", "with_trace"))
+def _each(
+    run: Callable,
     model: CLNFModel,
     image: GreyImage,
     image_size: Any,
     starts: PDMParams,
     options: FitOptions,
     with_trace: bool,
-) -> Finished:
+) -> Any:
+    """What `fit_start` or `begin_start` makes of each start."""
     place = model, image, image_size
     return over_starts(
-        lambda start: fit_start(*place, start, options, with_trace=with_trace), starts
-    )
-
-
-@partial(jax.jit, static_argnames="with_trace")
-def _begin(
-    model: CLNFModel,
-    image: GreyImage,
-    image_size: Any,
-    starts: PDMParams,
-    options: FitOptions,
-    with_trace: bool,
-) -> Progress:
-    place = model, image, image_size
-    return over_starts(
-        lambda start: begin_start(*place, start, options, with_trace=with_trace), starts
+        lambda start: run(*place, start, options, with_trace=with_trace), starts
     )
 
 

@@ -59,7 +59,10 @@ def load_model(
         model = _cast(read_model(file), dtype)
     else:
         model = read_openface_model(file, dtype)
-    return model.prepared(DEFAULT_WINDOW_SIZES)
+    try:
+        return model.prepared(DEFAULT_WINDOW_SIZES)
+    except ValueError as error:
+        raise ModelFileError(f"{file}: {error}") from error
 
 
 def load_pdm(
