@@ -70,7 +70,7 @@ def tracking(
             for kind in ("first", "follow")
         }
         options = dataclasses.replace(options, **without)
-        prepared = model.prepared(*options.window_sizes)
+        prepared = model.prepared(*options.window_sizes, whole_sigma=name == "openface")
 
         def follow(
             frame: Frame,

@@ -22,8 +22,7 @@ from sample import (
     add_arguments,
     chosen_models,
     fit_starts,
-    load_faces,
-    on_one_canvas,
+    known_faces,
     save_text,
     with_truth,
 )
@@ -129,8 +128,7 @@ def main() -> None:
     parser.add_argument("--npz", type=Path, help="where to keep the figures themselves")
     args = parser.parse_args()
 
-    faces = load_faces(args.shared, args.every, 0.0 if args.shared else MOVE)
-    faces = on_one_canvas([f for f in faces if f.has_truth or args.shared is None])
+    faces, _ = known_faces(args.shared, args.every, 0.0 if args.shared else MOVE)
     sets = np.array([face.set_name for face in faces])
     results = {}
     for name, model, options in chosen_models(args, np.float32):

@@ -113,6 +113,15 @@ def test_the_model_is_prepared_for_its_windows(example, monkeypatch):
     assert sizes == [[9], []]
 
 
+@pytest.mark.parametrize(("dialect", "axes"), [("openface", 3), ("converged", 4)])
+def test_openface_alone_has_a_whole_sigma(example, monkeypatch, dialect, axes):
+    monkeypatch.setattr(faces_setup, "load_model", lambda name: example["with_part"])
+    model = FaceSetup(dialect=dialect, window_sizes=(9, 0)).load()
+    for own in (model, model.parts[0].model):
+        experts = own.experts[0]
+        assert isinstance(experts, CCNFExperts) and experts.sigma[9][0].ndim == axes
+
+
 def test_no_column_asked_for_means_all(example):
     model = example["model"]
     n, m = model.pdm.num_landmarks, model.pdm.num_modes

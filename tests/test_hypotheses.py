@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -80,15 +81,25 @@ def test_at_least_one_start_is_finished(names: dict, finished: int):
         _run(names, _three(names), options)
 
 
-@pytest.mark.parametrize("skipped", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_the_likeliest_after_the_first_phase_are_finished(names: dict, skipped: int):
+@pytest.mark.parametrize(
+    ("skipped", "changes"),
+    [
+        pytest.param(0, {"solver": "em"}, id="em"),
+        pytest.param(1, {"solver": "em"}, id="skipped", marks=pytest.mark.slow),
+        pytest.param(0, {}, id="newton", marks=pytest.mark.slow),
+        pytest.param(0, {"max_passes": 3}, id="passes", marks=pytest.mark.slow),
+    ],
+)
+def test_the_likeliest_after_the_first_phase_are_finished(
+    names: dict, skipped: int, changes: dict
+):
     """And they end where they would have ended had all been finished."""
     starts, nothing = _three(names), (0,) * skipped
     coarse, fine = names["model"].experts
     model = dataclasses.replace(
         names["model"], experts=(coarse,) * (skipped + 1) + (fine,)
     )
-    both = FitOptions(solver="em", window_sizes=(*nothing, 9, 7))
+    both = FitOptions(window_sizes=(*nothing, 9, 7), **changes)
     image = jnp.asarray(names["image"])
     begin = jax.jit(jax.vmap(begin_start, in_axes=(None, None, None, 0, None)))
     begun = begin(model, image, jnp.asarray(image.shape), starts, both)
@@ -106,6 +117,30 @@ def test_the_likeliest_after_the_first_phase_are_finished(names: dict, skipped: 
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
             found,
             expected,
+        )
+
+
+@pytest.mark.slow
+def test_a_failed_start_is_not_chosen_and_a_trace_joins_both_stages(names: dict):
+    starts = _three(names)
+    starts = dataclasses.replace(starts, scale=starts.scale.at[2].set(jnp.nan))
+    image = jnp.asarray(names["image"])
+    options = FitOptions(window_sizes=(9, 7), max_steps=20)
+    best = jax.jit(partial(fit_starts, with_trace=True))(
+        names["model"], image, jnp.asarray(image.shape), starts, options
+    )
+    assert np.isfinite(best.log_likelihoods).tolist() == [True, True, False]
+    assert int(best.fit.status) == Status.CONVERGED
+    slots = best.trace.valid.sum(axis=-1, dtype=jnp.int32)
+    np.testing.assert_array_equal(slots, best.fit.num_steps + 1)
+
+
+def test_no_choice_within_the_last_scale(names: dict):
+    image = jnp.asarray(names["image"])
+    options = FitOptions(window_sizes=(7,))
+    with pytest.raises(ValueError, match="num_phases is 1; expected at most 0"):
+        begin_start(
+            names["model"], image, jnp.asarray(image.shape), names["params"], options
         )
 
 

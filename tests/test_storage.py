@@ -393,19 +393,6 @@ def test_loading_casts_and_prepares(tmp_path: Path, dtype: type):
     assert load_pdm(str(file), dtype).mean_shape.dtype == dtype
 
 
-def test_neighbours_that_differ_in_a_mirror_name_the_file(tmp_path: Path):
-    model = tiny_model(sane=True)
-    (experts,) = model.experts
-    assert isinstance(experts, CCNFExperts)
-    changed = np.array(experts.neighbours[11])
-    changed[0, 0, 1] += 0.5
-    experts = dataclasses.replace(experts, neighbours={11: jnp.asarray(changed)})
-    file = tmp_path / "tiny.npz"
-    save_model(dataclasses.replace(model, experts=(experts,)), file)
-    message = refused(load_model, file)
-    assert message.startswith(f"{file}: window 11: found neighbour matrices")
-
-
 def test_float64_without_x64_is_float32(tmp_path: Path):
     file = tmp_path / "tiny.npz"
     save_model(tiny_model(np.float64, sane=True), file)

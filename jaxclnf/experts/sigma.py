@@ -4,7 +4,7 @@
 
 The neighbour matrices S_j of a window look the same in a mirror, left to right and top
 to bottom, and so does Sigma: maps that are even or odd in either direction stay so. In
-the basis of such maps Sigma falls apart into four blocks, with a quarter of the numbers
+the basis of such maps Sigma falls apart into four blocks, with a third of the numbers
 that a product has to read.
 """
 
@@ -143,22 +143,20 @@ def mirror_basis(window: int) -> Float[np.ndarray, "maps ww"]:
 def with_sigma(
     experts: CCNFExperts, window_sizes: Sequence[int], *, whole: bool = False
 ) -> CCNFExperts:
-    """Experts that hold the blocks of their Sigma for some window sizes.
+    """Experts that hold their Sigma for some window sizes.
 
-    Each takes about `v n w^4` bytes in float32 (10 MB for 7 views, 68 landmarks and a
-    window of 11) and spares about half of the time of a response map.
+    Its blocks take `v n (w + 1)^4` bytes in float32 (10 MB for 7 views, 68 landmarks
+    and a window of 11) and spare about half of the time of a response map.
 
     Args:
         experts: The experts of one scale.
         window_sizes: Window sizes; those without neighbour matrices need no Sigma.
-        whole: Whether to keep Sigma whole, in four times the memory. OpenFace
-            multiplies it so, and the same product rounds more like it.
+        whole: Whether to keep Sigma whole, `4 v n w^4` bytes. OpenFace multiplies it
+            so, and the same product rounds more like it. Neighbour matrices that differ
+            from their mirror images have no blocks: their Sigma is kept whole anyway.
 
     Returns:
         Experts whose `sigma` holds these sizes and no others.
-
-    Raises:
-        ValueError: The neighbour matrices of a window differ from their mirror images.
 
     Example:
         >>> experts = with_sigma(model.experts[0], (7,))
@@ -167,47 +165,55 @@ def with_sigma(
     """
     alpha = np.asarray(experts.alpha, np.float64).sum(axis=-1)
     beta = np.asarray(experts.beta, np.float64)
-    present = alpha > 0
     sigma = {}
     for window in window_sizes:
         if window not in experts.neighbours:
             continue
-        blocks = _neighbour_blocks(np.asarray(experts.neighbours[window], np.float64))
-        side = blocks.shape[-1]
-        lengths = np.maximum(np.linalg.norm(mirror_basis(window), axis=1), 1)
-        lengths = lengths.reshape(4, side)
-        scaling = 1 / (lengths[:, :, None] * lengths[:, None, :])
-        views = []
-        for view in range(alpha.shape[0]):
-            index = np.nonzero(present[view])[0]
-            precision_matrix = 2 * (
-                alpha[view, index, None, None, None] * np.eye(side)
-                + np.einsum("nc,cbij->nbij", beta[view, index], blocks)
-            )
-            matrices = np.zeros((alpha.shape[1], 4, side, side))
-            matrices[index] = scaling * np.linalg.inv(precision_matrix)
-            views.append(_whole(matrices, window) if whole else matrices)
+        neighbours = np.asarray(experts.neighbours[window], np.float64)
+        blocks = None if whole else _neighbour_blocks(neighbours)
+        views = [
+            _inverses(a, b, neighbours)
+            if blocks is None
+            else _inverses(a, b, blocks) / _squared_lengths(window)
+            for a, b in zip(alpha, beta, strict=True)
+        ]
         sigma[window] = tuple(jnp.asarray(one, experts.alpha.dtype) for one in views)
     return dataclasses.replace(experts, sigma=sigma)
 
 
+def _inverses(
+    alpha: Float[np.ndarray, " n"],
+    beta: Float[np.ndarray, "n c"],
+    neighbours: Float[np.ndarray, "c *b s s"],
+) -> Float[np.ndarray, "n *b s s"]:
+    """`inv(2 (alpha I + sum_j beta_j S_j))`; zero where there is no expert."""
+    found = np.zeros((len(alpha), *neighbours.shape[1:]))
+    present = np.flatnonzero(alpha > 0)
+    own = alpha[present].reshape(-1, *[1] * (neighbours.ndim - 1))
+    coupled = np.tensordot(beta[present], neighbours, axes=1)
+    found[present] = np.linalg.inv(2 * (own * np.eye(coupled.shape[-1]) + coupled))
+    return found
+
+
 def _neighbour_blocks(
     neighbours: Float[np.ndarray, "c ww ww"],
-) -> Float[np.ndarray, "c 4 q q"]:
-    """Neighbour matrices between even and odd maps of unit length."""
+) -> Float[np.ndarray, "c 4 q q"] | None:
+    """Neighbour matrices between even and odd maps of unit length; None: none such."""
     c, pixels, _ = neighbours.shape
     window = math.isqrt(pixels)
     by_pixel = neighbours.reshape(c, window, window, window, window)
     for mirrored in (by_pixel[:, ::-1, :, ::-1], by_pixel[:, :, ::-1, :, ::-1]):
         if not np.array_equal(mirrored, by_pixel):
-            raise ValueError(
-                f"window {window}: found neighbour matrices that differ from their "
-                "mirror images; expected the same weight for the same distance"
-            )
-    basis = mirror_basis(window)
-    basis = basis / np.maximum(np.linalg.norm(basis, axis=1, keepdims=True), 1)
-    basis = basis.reshape(4, -1, pixels)
-    return np.einsum("bix,cxy,bjy->cbij", basis, neighbours, basis, optimize=True)
+            return None
+    basis = mirror_basis(window).reshape(4, -1, pixels)
+    between = np.einsum("bix,cxy,bjy->cbij", basis, neighbours, basis, optimize=True)
+    return between / _squared_lengths(window)
+
+
+def _squared_lengths(window: int) -> Float[np.ndarray, "4 q q"]:
+    """Products of the lengths of any two maps of a group; 1 for the zeros."""
+    lengths = np.maximum(np.linalg.norm(mirror_basis(window), axis=1), 1).reshape(4, -1)
+    return lengths[:, :, None] * lengths[:, None, :]
 
 
 def sigma_matrices(
@@ -237,12 +243,7 @@ def sigma_matrices(
             f"{sorted(experts.sigma)}"
         )
     sigma = np.asarray(experts.sigma[window][view], np.float64)
-    return sigma if sigma.ndim == 3 else _whole(sigma, window)
-
-
-def _whole(
-    blocks: Float[np.ndarray, "n 4 q q"], window: int
-) -> Float[np.ndarray, "n ww ww"]:
-    """Sigma from its blocks."""
+    if sigma.ndim == 3:
+        return sigma
     basis = mirror_basis(window).reshape(4, -1, window**2)
-    return np.einsum("bix,nbij,bjy->nxy", basis, blocks, basis, optimize=True)
+    return np.einsum("bix,nbij,bjy->nxy", basis, sigma, basis, optimize=True)

@@ -101,8 +101,9 @@ def fit_starts(
     With `options.short_search` a search of so many steps a phase comes first, and where
     it ends is the last start.
 
-    `begin_start`, `choose_starts`, `finish_start` and `keep_likeliest` are its parts,
-    or `fit_start` and the last, for those who run each start by itself.
+    Those who run each start by itself use `begin_start`, `choose_starts`,
+    `finish_start` or `drop_start`, and `keep_likeliest`; where all are finished,
+    `fit_start` and `keep_likeliest`.
 
     Args:
         model: The model; its parts are not looked at.
@@ -191,7 +192,8 @@ def _search(
         mine = jax.tree.map(lambda x: x[chosen.order], begun)
         args = model, image, mine, chosen.modes, options
         if cutoffs is None:
-            # No condition: under `jax.vmap` it would copy the model for each face.
+            # No condition: under `jax.vmap` it would copy the model for each face, and
+            # a start that failed makes no steps.
             return finish_start(*args, with_trace=with_trace)
         return lax.cond(
             chosen.goes_on,
@@ -199,6 +201,7 @@ def _search(
             lambda: drop_start(model, mine),
         )
 
+    # In turn, a start that does not go on costs nothing.
     spread = over_starts if cutoffs is None else lax.map
     finished = spread(finish, chosen)
     return keep_likeliest(begun, chosen.order, finished, chosen.goes_on, options)

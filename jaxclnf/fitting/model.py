@@ -101,8 +101,9 @@ class CLNFModel:
             *window_sizes: Window size of each scale, as in `FitOptions`, for one kind
                 of fit or several; sizes beyond the model's scales are ignored.
             whole_sigma: For the `openface` dialect, where digits count: Sigma is
-                multiplied as a whole, as OpenFace does it, slower and in four times the
-                memory. Its kernel's grid then rounds a few landmarks less otherwise.
+                multiplied as a whole, as OpenFace does it, slower and in two to three
+                times the memory. Fewer landmarks then fall into another cell of its
+                kernel's grid than in OpenFace.
 
         Returns:
             A model whose CCNF experts hold exactly the Sigma matrices asked for.

@@ -103,8 +103,8 @@ class FitOptions:
     log-likelihood is kept: 1, frontal; 3, that and a yaw of 30 degrees to either side;
     up to 11, OpenFace's multi-view rotations."""
     finished_starts: int | None = static(default=2)
-    """How many of the starts, the likeliest after the rigid phase of the coarsest
-    scale, go on; None: all of them."""
+    """How many of the starts, the likeliest after the rigid phase of the first scale
+    that is run, go on; None: all of them."""
     short_search: int = static(default=0)
     """Steps of a phase in a short search by OpenFace's steps that comes first; where it
     ends is one more start. A few steps a scale reach some optima that convergence at

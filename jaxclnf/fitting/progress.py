@@ -42,7 +42,7 @@ class ScalesFit(NamedTuple):
 
 
 class PhaseReport(NamedTuple):
-    """How a phase ended."""
+    """How a phase ended; `params` are relative to the origin of the progress."""
 
     num_steps: Int[Array, ""]
     shape_delta: Float[Array, ""]
@@ -54,8 +54,8 @@ class PhaseReport(NamedTuple):
 class Progress(NamedTuple):
     """How far a fit has come; or those of many, with a leading axis.
 
-    How many phases there are, and whether maps, is the same for all and known when a
-    program is compiled: a fit goes on from there.
+    The number of phases, and whether there are maps, are static: they say where a fit
+    goes on.
     """
 
     origin: Float[Array, " 2"]

@@ -30,6 +30,7 @@ from jaxclnf.solver.state import NURLMSState
 from jaxclnf.status import Status, is_failure, merge_status
 
 RIGID, NON_RIGID = True, False
+"""The phases of a scale in their order: `rigid` of `nu_rlms`."""
 
 
 def fit_scales(
@@ -179,15 +180,16 @@ def run_scales(
         image: Grey values; may be padded with zeros on the right and at the bottom.
         progress: How far the fit has come.
         options: The options.
-        num_phases: How many phases there are to be in the end, two for each scale, one
-            that is left out too; before the last scale that is run. Default: all.
+        num_phases: After how many phases to stop, counted from the first scale, two for
+            each, those left out too; before the last scale that is run. Default: none.
         with_trace: Whether to keep every state (static).
 
     Returns:
         The progress.
 
     Raises:
-        ValueError: The options leave no scale to fit, or allow no pass through it.
+        ValueError: The options leave no scale to fit, or allow no pass through it; or
+            `num_phases` lies within the last scale.
 
     Example:
         >>> options, size = FitOptions(window_sizes=(9, 7)), jnp.asarray(image.shape)
@@ -201,6 +203,12 @@ def run_scales(
     """
     windows = windows_of_scales(model, options)
     last = max(k for k, window in enumerate(windows) if window)
+
+    if num_phases is not None and num_phases > 2 * last:
+        raise ValueError(
+            f"num_phases is {num_phases}; expected at most {2 * last}, before the last "
+            "scale that is run"
+        )
 
     def run(k: int, before: Progress, phases: tuple[bool, ...]) -> Progress:
         at_scale = options.at_scale(model.experts[k].patch_scaling)

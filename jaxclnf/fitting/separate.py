@@ -120,7 +120,7 @@ def _search(
     finished = on_all_cores(
         lambda row: (
             _finish(model, image, *row[0], options, with_trace)
-            if row[1]
+            if cutoffs is None or row[1]
             else _drop(model, row[0][0])
         ),
         rows,

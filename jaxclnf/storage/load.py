@@ -59,10 +59,7 @@ def load_model(
         model = _cast(read_model(file), dtype)
     else:
         model = read_openface_model(file, dtype)
-    try:
-        return model.prepared(DEFAULT_WINDOW_SIZES)
-    except ValueError as error:
-        raise ModelFileError(f"{file}: {error}") from error
+    return model.prepared(DEFAULT_WINDOW_SIZES)
 
 
 def load_pdm(
