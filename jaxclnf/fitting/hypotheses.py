@@ -13,19 +13,18 @@ from jaxclnf.batching import map_batch
 from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.progress import Finished, conclude_scales
 from jaxclnf.fitting.pruning import (
     BestStart,
     Chosen,
-    Finished,
     begin_start,
     choose_starts,
-    drop_start,
     early_termination,
     finish_start,
-    fit_start,
     is_pruned,
     keep_likeliest,
 )
+from jaxclnf.fitting.schedule import fit_scales
 from jaxclnf.shape.initial import params_from_box
 from jaxclnf.shape.pdm import PDM, PDMParams
 from jaxclnf.shape.rotation import matrix_from_euler
@@ -102,8 +101,8 @@ def fit_starts(
     it ends is the last start.
 
     Those who run each start by itself use `begin_start`, `choose_starts`,
-    `finish_start` or `drop_start`, and `keep_likeliest`; where all are finished,
-    `fit_start` and `keep_likeliest`.
+    `finish_start` or `conclude_scales`, and `keep_likeliest`; where all are finished,
+    `fit_scales` and `keep_likeliest`.
 
     Args:
         model: The model; its parts are not looked at.
@@ -177,7 +176,7 @@ def _search(
     place = model, image, image_size
     if not is_pruned(model, count, options):
         done = over_starts(
-            lambda start: fit_start(*place, start, options, with_trace=with_trace),
+            lambda start: fit_scales(*place, start, options, with_trace=with_trace),
             starts,
         )
         return keep_likeliest(None, jnp.arange(count), done, None, options)
@@ -198,7 +197,7 @@ def _search(
         return lax.cond(
             chosen.goes_on,
             lambda: finish_start(*args, with_trace=with_trace),
-            lambda: drop_start(model, mine),
+            lambda: conclude_scales(model, mine),
         )
 
     # In turn, a start that does not go on costs nothing.

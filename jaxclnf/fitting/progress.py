@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxclnf.experts.types import ResponseMaps
+from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.result import FitTrace
-from jaxclnf.shape.pdm import PDM, PDMParams, project
+from jaxclnf.shape.pdm import PDMParams, project
 from jaxclnf.solver.certificate import Certificate
 from jaxclnf.solver.state import NURLMSState
 from jaxclnf.status import is_failure
@@ -39,6 +40,15 @@ class ScalesFit(NamedTuple):
     num_passes: Int[Array, ""]
     pass_delta: Float[Array, ""]
     pass_status: Int[Array, ""]
+
+
+class Finished(NamedTuple):
+    """What a fit has come to, with its trace if asked for; or those of many."""
+
+    fit: ScalesFit
+    """The fit."""
+    trace: FitTrace | None
+    """Its states."""
 
 
 class PhaseReport(NamedTuple):
@@ -171,24 +181,22 @@ def not_run(params: PDMParams) -> PhaseReport:
     )
 
 
-def conclude_scales(
-    pdm: PDM, progress: Progress, num_scales: int
-) -> tuple[ScalesFit, FitTrace | None]:
+def conclude_scales(model: CLNFModel, progress: Progress) -> Finished:
     """What a fit has come to.
 
     Args:
-        pdm: The shape model.
+        model: The model.
         progress: How far it has come; what is missing counts as not run.
-        num_scales: How many scales the model has (static).
 
     Returns:
         The fit, and the trace if it has one.
 
     Example:
-        >>> fitted, trace = conclude_scales(pdm, progress, len(model.experts))
+        >>> fitted, trace = conclude_scales(model, progress)
         >>> int(fitted.num_steps.sum()), trace
         (0, None)
     """
+    num_scales = len(model.experts)
     missing = 2 * num_scales - len(progress.phases)
     progress = progress.with_phases(
         [not_run(progress.params)] * missing, [None] * missing
@@ -198,7 +206,7 @@ def conclude_scales(
     )
     origin, status = progress.origin, progress.status
     fitted = ScalesFit(
-        landmarks=project(pdm, progress.params) + origin[None, :],
+        landmarks=project(model.pdm, progress.params) + origin[None, :],
         params=progress.params.moved(origin),
         status=status,
         num_steps=phases.num_steps,
@@ -217,7 +225,7 @@ def conclude_scales(
         pass_delta=progress.pass_delta,
         pass_status=jnp.where(is_failure(status), status, progress.pass_status),
     )
-    return fitted, _join_traces(progress.traces, origin)
+    return Finished(fitted, _join_traces(progress.traces, origin))
 
 
 def _join_traces(

@@ -10,11 +10,15 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxclnf.experts.area import GreyImage
 from jaxclnf.fitting.model import CLNFModel, EarlyTermination
 from jaxclnf.fitting.options import FitOptions
-from jaxclnf.fitting.progress import Progress, ScalesFit, conclude_scales
+from jaxclnf.fitting.progress import (
+    Finished,
+    Progress,
+    ScalesFit,
+    conclude_scales,
+)
 from jaxclnf.fitting.result import FitTrace
 from jaxclnf.fitting.schedule import (
     begin_scales,
-    fit_scales,
     run_scales,
     windows_of_scales,
 )
@@ -23,15 +27,6 @@ from jaxclnf.status import is_failure
 
 _NUM_COMPLETED = 3
 """Starts that OpenFace completes where none was good enough to stop early."""
-
-
-class Finished(NamedTuple):
-    """What a start has come to, with its trace if asked for; or those of many."""
-
-    fit: ScalesFit
-    """The fit."""
-    trace: FitTrace | None
-    """Its states."""
 
 
 class Chosen(NamedTuple):
@@ -150,64 +145,14 @@ def begin_start(
     windows = windows_of_scales(model, options)
     first = next(k for k, window in enumerate(windows) if window)
     whole_scale = early_termination(model, options) is not None
-    anywhere = _anywhere(options)
     return run_scales(
         model,
         image,
-        begin_scales(model, image_size, start, options, anywhere=anywhere),
+        begin_scales(model, image_size, start, options),
         options,
         num_phases=2 * first + 1 + whole_scale,
         with_trace=with_trace,
     )
-
-
-def fit_start(
-    model: CLNFModel,
-    image: GreyImage,
-    image_size: Int[Array, " 2"],
-    start: PDMParams,
-    options: FitOptions,
-    *,
-    with_trace: bool = False,
-) -> Finished:
-    """Fits a face from one start to the end.
-
-    Args:
-        model: The model; its parts are not looked at.
-        image: Grey values; may be padded with zeros on the right and at the bottom.
-        image_size: Height and width without the padding.
-        start: Where to start.
-        options: The options.
-        with_trace: Whether to keep every state (static).
-
-    Returns:
-        The fit.
-
-    Raises:
-        ValueError: As `fit_scales`.
-
-    Example:
-        >>> options = FitOptions(window_sizes=(9, 7))
-        >>> place = model, jnp.asarray(image), jnp.asarray(image.shape)
-        >>> Status(int(fit_start(*place, params, options).fit.status)).name
-        'CONVERGED'
-    """
-    return Finished(
-        *fit_scales(
-            model,
-            image,
-            image_size,
-            start,
-            options,
-            anywhere=_anywhere(options),
-            with_trace=with_trace,
-        )
-    )
-
-
-def _anywhere(options: FitOptions) -> bool:
-    """Whether a start outside the image is tried: when a face is followed."""
-    return options.window_sizes[:1] == (0,)
 
 
 def choose_starts(
@@ -296,27 +241,7 @@ def finish_start(
     params = dataclasses.replace(begun.params, params_local=modes)
     begun = begun._replace(params=params)
     end = run_scales(model, image, begun, options, with_trace=with_trace)
-    return Finished(*conclude_scales(model.pdm, end, len(model.experts)))
-
-
-def drop_start(model: CLNFModel, begun: Progress) -> Finished:
-    """What a start has come to that does not go on.
-
-    Args:
-        model: The model.
-        begun: How far it has come.
-
-    Returns:
-        A fit whose later phases were not run.
-
-    Example:
-        >>> options = FitOptions(window_sizes=(9, 7))
-        >>> place = model, jnp.asarray(image), jnp.asarray(image.shape)
-        >>> dropped = drop_start(model, begin_start(*place, params, options))
-        >>> (dropped.fit.num_steps > 0).tolist()
-        [[True, False], [False, False]]
-    """
-    return Finished(*conclude_scales(model.pdm, begun, len(model.experts)))
+    return conclude_scales(model, end)
 
 
 def keep_likeliest(
@@ -340,9 +265,10 @@ def keep_likeliest(
         The first of equals.
 
     Example:
-        >>> options = FitOptions(window_sizes=(7,))
+        >>> options = FitOptions(window_sizes=(9, 7))
         >>> place = model, jnp.asarray(image), jnp.asarray(image.shape)
-        >>> done = fit_start(*place, params, options)
+        >>> begun = begin_start(*place, params, options)
+        >>> done = finish_start(*place[:2], begun, begun.params.params_local, options)
         >>> two = jax.tree.map(lambda x: jnp.stack([x, x]), done)
         >>> int(keep_likeliest(None, jnp.arange(2), two, None, options).start)
         0

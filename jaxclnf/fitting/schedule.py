@@ -14,13 +14,12 @@ from jaxclnf.fitting.maps import maps_unless_failed
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.progress import (
+    Finished,
     Progress,
-    ScalesFit,
     conclude_scales,
     not_run,
     report,
 )
-from jaxclnf.fitting.result import FitTrace
 from jaxclnf.shape.pdm import PDMParams, project
 from jaxclnf.solver.certificate import certify
 from jaxclnf.solver.loop import nu_rlms_init, resume, resume_with_trace
@@ -42,7 +41,7 @@ def fit_scales(
     *,
     anywhere: bool = False,
     with_trace: bool = False,
-) -> tuple[ScalesFit, FitTrace | None]:
+) -> Finished:
     """Fits one model, parts apart, from given parameters.
 
     `begin_scales`, `run_scales` and `conclude_scales` are its parts, for those who
@@ -54,7 +53,8 @@ def fit_scales(
         image_size: Height and width without the padding.
         params: Where to start.
         options: The options.
-        anywhere: Whether a start wholly outside the image is fitted too (static).
+        anywhere: Whether a start wholly outside the image is fitted too (static); it is
+            where the first scale is left out, as when a face is followed.
         with_trace: Whether to keep every state (static).
 
     Returns:
@@ -76,7 +76,7 @@ def fit_scales(
     """
     start = begin_scales(model, image_size, params, options, anywhere=anywhere)
     end = run_scales(model, image, start, options, with_trace=with_trace)
-    return conclude_scales(model.pdm, end, len(model.experts))
+    return conclude_scales(model, end)
 
 
 def windows_of_scales(model: CLNFModel, options: FitOptions) -> tuple[int, ...]:
@@ -123,7 +123,8 @@ def begin_scales(
         image_size: Height and width of the image without padding.
         params: Where to start.
         options: The options.
-        anywhere: Whether a start wholly outside the image is fitted too (static).
+        anywhere: Whether a start wholly outside the image is fitted too (static); it is
+            where the first scale is left out, as when a face is followed.
 
     Returns:
         The progress; a start that cannot be used has failed and is NaN.
@@ -134,6 +135,7 @@ def begin_scales(
         >>> Status(int(begun.status)).name, begun.phases
         ('RUNNING', ())
     """
+    anywhere = anywhere or options.window_sizes[:1] == (0,)
     status = _start_status(model, params, image_size, anywhere)
     # An unusable start becomes NaN, so that nothing made from it looks like a result.
     usable = status != Status.BAD_START

@@ -19,21 +19,19 @@ from jaxclnf.fitting.face import conclude_face
 from jaxclnf.fitting.hypotheses import over_starts, with_end
 from jaxclnf.fitting.model import CLNFModel, EarlyTermination
 from jaxclnf.fitting.options import FitOptions
-from jaxclnf.fitting.progress import Progress
+from jaxclnf.fitting.progress import Finished, Progress, conclude_scales
 from jaxclnf.fitting.pruning import (
     BestStart,
     Chosen,
-    Finished,
     begin_start,
     choose_starts,
-    drop_start,
     early_termination,
     finish_start,
-    fit_start,
     is_pruned,
     keep_likeliest,
 )
 from jaxclnf.fitting.result import FitResult, FitTrace
+from jaxclnf.fitting.schedule import fit_scales
 from jaxclnf.shape.pdm import PDMParams
 
 
@@ -108,7 +106,7 @@ def _search(
     shares = _shares(starts, num_cores())
     if not is_pruned(model, count, options):
         done = on_all_cores(
-            lambda share: _each(fit_start, *place, share, options, with_trace), shares
+            lambda share: _each(fit_scales, *place, share, options, with_trace), shares
         )
         return _Searched([], None, done)
     begun = on_all_cores(
@@ -153,7 +151,7 @@ def _each(
     options: FitOptions,
     with_trace: bool,
 ) -> Any:
-    """What `fit_start` or `begin_start` makes of each start."""
+    """What `fit_scales` or `begin_start` makes of each start."""
     place = model, image, image_size
     return over_starts(
         lambda start: run(*place, start, options, with_trace=with_trace), starts
@@ -190,7 +188,7 @@ def _finish(
     return finish_start(model, image, begun, modes, options, with_trace=with_trace)
 
 
-_drop = jax.jit(drop_start)
+_drop = jax.jit(conclude_scales)
 
 
 @partial(jax.jit, static_argnames="count")
