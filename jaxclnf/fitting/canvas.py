@@ -167,7 +167,7 @@ def as_grey(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
         >>> as_grey(np.zeros((2, 2), np.uint16), np.dtype(np.float32)).dtype
         dtype('float32')
     """
-    return image if image.dtype == np.uint8 else image.astype(dtype)
+    return image if image.dtype == np.uint8 else image.astype(dtype, copy=False)
 
 
 def _power_of_two(least: int) -> int:

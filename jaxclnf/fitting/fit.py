@@ -130,6 +130,11 @@ def _fit_chunk(
     )(params)
 
 
+@jax.jit
+def _new_array() -> Array:
+    return jnp.zeros(())
+
+
 @partial(jax.jit, static_argnames="num_starts")
 def _starts_from_box(pdm: PDM, box: Array, num_starts: int) -> PDMParams:
     return starts_from_box(pdm, box, num_starts)
@@ -147,7 +152,7 @@ def _fit(
     dtype = model.pdm.mean_shape.dtype
     size = np.asarray(image.shape, np.int32)
     # Inside `jit` new arrays are tracers too, even if all arguments are known.
-    inputs = jax.tree.leaves((model, image, boxes, params, options, jnp.zeros(())))
+    inputs = jax.tree.leaves((model, image, boxes, params, options, _new_array()))
     if any(isinstance(leaf, Tracer) for leaf in inputs):
         if params is None:
             boxes = jnp.asarray(boxes, dtype)
@@ -161,15 +166,14 @@ def _fit(
         return run(model, image, size, starts, options, with_trace)
 
     window = whole_image(image.shape)
-    image = jnp.asarray(cut(as_grey(np.asarray(image), dtype), window)[0])
+    image, _ = cut(as_grey(np.asarray(image), dtype), window)
     if params is None:
         boxes = np.asarray(boxes, dtype)
         start = _starts_from_box if boxes.ndim == 1 else _rows_of_boxes
         starts = start(model.pdm, boxes, options.starts)
     else:
-        known = jax.tree.map(np.asarray, params)
+        known = jax.tree.map(lambda x: np.asarray(x, dtype), params)
         starts = _with_starts_axis(known, params.scale.ndim)
-    starts = jax.tree.map(lambda x: np.asarray(x, dtype), starts)
     run = _fit_alone if starts.scale.ndim == 1 else _fit_rows
     return run(model, image, size, starts, options, with_trace)
 
@@ -200,7 +204,7 @@ def _check_inputs(image: Any, boxes: Any, params: PDMParams | None) -> None:
 
 
 def _rows_of_boxes(pdm: PDM, boxes: np.ndarray, num_starts: int) -> PDMParams:
-    rows = [_starts_from_box(pdm, box, num_starts) for box in boxes]
+    rows = [jax.device_get(_starts_from_box(pdm, box, num_starts)) for box in boxes]
     if not rows:
         some = _starts_from_box(pdm, np.ones(4, boxes.dtype), num_starts)
         return jax.tree.map(lambda x: np.empty((0, *x.shape), x.dtype), some)
@@ -209,7 +213,7 @@ def _rows_of_boxes(pdm: PDM, boxes: np.ndarray, num_starts: int) -> PDMParams:
 
 def _fit_alone(
     model: CLNFModel,
-    image: Array,
+    image: Array | np.ndarray,
     image_size: np.ndarray,
     starts: PDMParams,
     options: FitOptions,
@@ -217,6 +221,7 @@ def _fit_alone(
 ) -> tuple[FitResult, FitTrace | None]:
     several = starts.scale.shape[0] > 1 and num_cores() > 1
     if several and jax.default_backend() == "cpu":
+        image, starts = jnp.asarray(image), jax.device_get(starts)
         return fit_face_separately(
             model, image, image_size, starts, options, with_trace=with_trace
         )
@@ -225,7 +230,7 @@ def _fit_alone(
 
 def _fit_rows(
     model: CLNFModel,
-    image: Array,
+    image: np.ndarray,
     image_size: np.ndarray,
     starts: PDMParams,
     options: FitOptions,
@@ -233,8 +238,8 @@ def _fit_rows(
 ) -> tuple[FitResult, FitTrace | None]:
     """Fits any number of faces with the programs for one face, or one chunk of them."""
     count = starts.scale.shape[0]
-    one = partial(_fit_alone, model, image, image_size)
-    chunk = partial(_fit_chunk, model, image, image_size)
+    place = model, jnp.asarray(image), image_size
+    one, chunk = partial(_fit_alone, *place), partial(_fit_chunk, *place)
     if count == 0:
         shapes = jax.eval_shape(partial(chunk, with_trace=with_trace), starts, options)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
