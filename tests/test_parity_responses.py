@@ -145,7 +145,10 @@ def test_responses_of_the_same_patch(configuration):
 def test_neurons_and_sigma(configuration):
     """Each stage from the reference's input: neurons, dense Sigma, solved Sigma."""
     model, cases = configuration
-    dense = [with_sigma(e, tuple(e.neighbours)) for e in model.experts]
+    dense = []
+    for scale, experts in enumerate(model.experts):
+        used = {case.window for case in cases if case.scale == scale}
+        dense.append(with_sigma(experts, sorted(used & set(experts.neighbours))))
     checked = 0
     for case in cases:
         kept = [i for i in case.details if case.visible[i]]

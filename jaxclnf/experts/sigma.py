@@ -245,5 +245,6 @@ def sigma_matrices(
     sigma = np.asarray(experts.sigma[window][view], np.float64)
     if sigma.ndim == 3:
         return sigma
-    basis = mirror_basis(window).reshape(4, -1, window**2)
-    return np.einsum("bix,nbij,bjy->nxy", basis, sigma, basis, optimize=True)
+    basis = mirror_basis(window)
+    products = sigma @ basis.reshape(4, -1, window**2)
+    return basis.T @ products.reshape(len(sigma), len(basis), window**2)
