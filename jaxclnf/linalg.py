@@ -113,10 +113,12 @@ def smallest_eigenvalue(
 
 
 def _by_powers(inverse: Array, matrix: Array, metric: Array) -> Array:
-    power = jnp.matmul(inverse, metric, precision="highest")
-    for _ in range(_SQUARINGS):
+    def square(_: Array, power: Array) -> Array:
         power = power / jnp.max(jnp.abs(power))
-        power = jnp.matmul(power, power, precision="highest")
+        return jnp.matmul(power, power, precision="highest")
+
+    power = jnp.matmul(inverse, metric, precision="highest")
+    power = lax.fori_loop(0, _SQUARINGS, square, power)
     # All columns point along the eigenvector by now, the longest one best.
     longest = jnp.argmax(jnp.max(jnp.abs(power), axis=0))
     vector = power[:, longest] / jnp.max(jnp.abs(power))
