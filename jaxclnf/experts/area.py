@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from jaxclnf.experts.materialised import materialised_integers
+from jaxclnf.materialised import materialised_integers
 
 Sampling = Literal["exact", "fixed_point"]
 """`"exact"` is smooth between pixels; `"fixed_point"` is OpenFace's 1/32 px grid."""

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from jaxclnf.experts.materialised import materialised
+from jaxclnf.materialised import materialised
 
 _TOGETHER = 17
 """Landmarks whose regions are laid out at a time on CPU: 1 MB at window 11, which stays

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxclnf.experts.area import GreyImage
-from jaxclnf.experts.materialised import materialised
+from jaxclnf.materialised import materialised
 from jaxclnf.pytree import pytree_dataclass
 
 _FRACTIONS = 32

@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxclnf.materialised import materialised
 from jaxclnf.shape.pdm import PDM, PDMParams, project, shape_3d
 from jaxclnf.shape.rotation import matrix_from_euler, small_rotation
 from jaxclnf.shape.similarity import align_shapes, inverse_similarity
@@ -132,10 +133,13 @@ def reference_turn(
 
 @_with_roundings
 def _turn(rotation: Array, w: Array) -> Array:
-    step = _orthonormal_step(w)
+    # Each materialised, or all numbers of a turn are worked out for each number that
+    # they go into: three times the time.
+    step = materialised(_orthonormal_step(w))
     product = _r(rotation[:, :1] * step[:1])
     for k in (1, 2):
         product = _r(rotation[:, k : k + 1] * step[k : k + 1] + product)
+    product = materialised(product)
     euler = _euler(_r(_rodrigues(_r(_axis_angle(product)))), _r)
     return _matrix(jnp.where(jnp.isnan(euler), 0, euler))
 
