@@ -12,13 +12,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxclnf"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-FLOOR = {"pytree", "status", "errors", "batching", "linalg"}
+FLOOR = {"pytree", "status", "errors", "batching", "linalg", "materialised"}
 INNER = {"shape", "experts", "solver", "fitting"}
 MAY_IMPORT = {
     "pytree": set(),
     "status": set(),
     "errors": set(),
     "batching": set(),
+    "materialised": set(),
     "linalg": {"batching"},
     "shape": FLOOR,
     "experts": FLOOR | {"shape"},

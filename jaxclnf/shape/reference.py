@@ -133,15 +133,23 @@ def reference_turn(
 
 @_with_roundings
 def _turn(rotation: Array, w: Array) -> Array:
-    # Each materialised, or all numbers of a turn are worked out for each number that
-    # they go into: three times the time.
-    step = materialised(_orthonormal_step(w))
+    step = _once(_orthonormal_step(w))
     product = _r(rotation[:, :1] * step[:1])
     for k in (1, 2):
         product = _r(rotation[:, k : k + 1] * step[k : k + 1] + product)
-    product = materialised(product)
+    product = _once(product)
     euler = _euler(_r(_rodrigues(_r(_axis_angle(product)))), _r)
     return _matrix(jnp.where(jnp.isnan(euler), 0, euler))
+
+
+def _once(rounded: Array) -> Array:
+    """The same numbers, which else are worked out for each number that they go into: a
+    turn would take three times as long.
+
+    In float32, which holds what `_r` gives: a `dot` in double loses its type where it
+    is batched later.
+    """
+    return materialised(rounded.astype(jnp.float32)).astype(rounded.dtype)
 
 
 def _orthonormal_step(w: Array) -> Array:
@@ -214,7 +222,7 @@ def _largest_first(sizes: Array, rows: Array) -> tuple[Array, Array]:
 
 
 def _product(a: Array, b: Array) -> Array:
-    """A matrix product in double. `dot` loses its type where it is batched later."""
+    """A matrix product in double; no `dot`, as in `_once`."""
     return jnp.sum(a[:, :, None] * b[None, :, :], axis=1)
 
 
