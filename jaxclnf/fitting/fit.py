@@ -130,6 +130,25 @@ def _fit_chunk(
     )(params)
 
 
+def is_traced(*inputs: Any) -> bool:
+    """Whether what is done with some inputs becomes part of a program.
+
+    Args:
+        *inputs: Pytrees.
+
+    Returns:
+        Whether JAX is tracing here, or any input is a tracer.
+
+    Example:
+        >>> traced = lambda x: jnp.asarray(is_traced(x))
+        >>> is_traced(image), bool(jax.jit(traced)(image))
+        (False, True)
+    """
+    # Inside `jit` new arrays are tracers too, even if all inputs are known.
+    leaves = jax.tree.leaves((inputs, _new_array()))
+    return any(isinstance(leaf, Tracer) for leaf in leaves)
+
+
 @jax.jit  # Eagerly it would take .3 ms of each fit.
 def _new_array() -> Array:
     return jnp.zeros(())
@@ -151,9 +170,7 @@ def _fit(
     _check_inputs(image, boxes, params)
     dtype = model.pdm.mean_shape.dtype
     size = np.asarray(image.shape, np.int32)
-    # Inside `jit` new arrays are tracers too, even if all arguments are known.
-    inputs = jax.tree.leaves((model, image, boxes, params, options, _new_array()))
-    if any(isinstance(leaf, Tracer) for leaf in inputs):
+    if is_traced(model, image, boxes, params, options):
         if params is None:
             boxes = jnp.asarray(boxes, dtype)
             start = partial(_starts_from_box, model.pdm, num_starts=options.starts)

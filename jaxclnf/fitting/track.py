@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage
 from jaxclnf.fitting.face import fit_face
-from jaxclnf.fitting.fit import fit
+from jaxclnf.fitting.fit import fit, is_traced
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.result import FitResult
@@ -65,7 +64,7 @@ def follow_face(
         result = fit(model, image, params=params, options=fit_options)
         return _with_room(result, options)
 
-    if _is_traced(model, image, state, options):
+    if is_traced(model, image, state, options):
         return lax.cond(
             state.initialised,
             lambda: lax.cond(
@@ -246,12 +245,6 @@ def _shifted(image: Any, state: TrackerState, options: TrackOptions) -> PDMParam
         return params
     shift = _shift(jnp.asarray(image), state.template, state.landmarks, params.scale)
     return dataclasses.replace(params, translation=params.translation + shift)
-
-
-def _is_traced(*inputs: Any) -> bool:
-    # Inside `jit` new arrays are tracers too.
-    leaves = jax.tree.leaves((inputs, jnp.zeros(())))
-    return any(isinstance(leaf, Tracer) for leaf in leaves)
 
 
 def _with_room(result: FitResult, options: TrackOptions) -> FitResult:
