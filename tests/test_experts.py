@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.test_util import check_grads
 
+from jaxclnf.experts import windows
 from jaxclnf.experts.ccnf import ccnf_responses, neuron_sum
 from jaxclnf.experts.responses import choose_view, response_maps
 from jaxclnf.experts.sigma import apply_sigma, sigma_matrices, with_sigma
@@ -93,6 +95,26 @@ def test_correlation_against_a_loop():
     filters = rng.normal(0.3, 1, (3, 2, 5, 5))
     found = _correlation(jnp.asarray(areas), jnp.asarray(filters))
     np.testing.assert_allclose(found, _naive_correlation(areas, filters), atol=TOL)
+
+
+@pytest.mark.parametrize("n", [17, 40])
+def test_correlation_of_groups_of_landmarks(n):
+    """Group after group as on CPU, the last one filled up, and all at once."""
+    rng = np.random.default_rng(2)
+    areas = jnp.asarray(rng.uniform(0, 255, (n, 11, 11)))
+    filters = jnp.asarray(rng.normal(0.3, 1, (n, 2, 5, 5)))
+    expected = _naive_correlation(np.asarray(areas), np.asarray(filters))
+    np.testing.assert_allclose(_correlation(areas, filters), expected, atol=TOL)
+    zero_mean = filters - filters.mean(axis=(2, 3), keepdims=True)
+    found = windows._at_once(areas, zero_mean.reshape(n, 2, 25))
+    np.testing.assert_allclose(found, expected, atol=TOL)
+
+
+def test_derivatives_of_the_correlation():
+    rng = np.random.default_rng(3)
+    areas = jnp.asarray(rng.uniform(0, 255, (3, 7, 7)))
+    filters = jnp.asarray(rng.normal(0.3, 1, (3, 2, 5, 5)))
+    check_grads(_correlation, (areas, filters), order=1, atol=1e-5, rtol=1e-5)
 
 
 def test_correlation_of_flat_regions_is_zero():
