@@ -73,8 +73,8 @@ def _in_turn(
     """A group of landmarks after the other, in the same memory.
 
     XLA's CPU compiler copies slices at known places one number at a time, and slices at
-    places that a loop counts in runs: a sixth of the time. Fresh memory costs as much
-    as all that is written to it, if its shape has many axes five times that.
+    places that a loop counts in runs: a sixth of the time. New memory for each group
+    would cost as much again, as it is zeroed first; a flat array is zeroed fastest.
     """
     n, a, _ = areas.shape
     p = math.isqrt(filters.shape[2])
