@@ -113,12 +113,10 @@ def smallest_eigenvalue(
 
 
 def _by_powers(inverse: Array, matrix: Array, metric: Array) -> Array:
-    def square(_: Array, power: Array) -> Array:
-        power = power / jnp.max(jnp.abs(power))
-        return jnp.matmul(power, power, precision="highest")
-
     power = jnp.matmul(inverse, metric, precision="highest")
-    power = lax.fori_loop(0, _SQUARINGS, square, power)
+    for _ in range(_SQUARINGS):
+        power = power / jnp.max(jnp.abs(power))
+        power = jnp.matmul(power, power, precision="highest")
     # All columns point along the eigenvector by now, the longest one best.
     longest = jnp.argmax(jnp.max(jnp.abs(power), axis=0))
     vector = power[:, longest] / jnp.max(jnp.abs(power))

@@ -168,7 +168,7 @@ def displacements(
         3.0
     """
     moved = jnp.matmul(columns, step[:, None], precision="highest")[..., 0]
-    return jnp.sqrt(moved[:, 0] ** 2 + moved[:, 1] ** 2)
+    return jnp.sqrt(jnp.sum(moved**2, axis=1))
 
 
 def certify(

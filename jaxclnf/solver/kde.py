@@ -238,8 +238,7 @@ def _by_pixels(
         # Squares around the mean, not the mean of squares: float32 would lose digits.
         off = grid[None, :, :] - mean[:, None, :]
         x, y = off[..., 0], off[..., 1]
-        products = jnp.stack([x**2, x * y, y**2], axis=1)
-        squares = tuple(jnp.sum(share[:, None] * products, axis=2).T)
+        squares = tuple(jnp.sum(share * z, axis=1) for z in (x**2, x * y, y**2))
     return _Moments(log_density, shift, squares)
 
 
