@@ -119,11 +119,12 @@ def check_differences(
     np.testing.assert_allclose(certainty, arrays["certainty"], atol=1e-6)
 
 
-CSV_UNITS = {"eye_lmk_X": 6, "eye_lmk_Z": 20, "p_tx": 25, "p_ty": 25, "p": 400}
+CSV_UNITS = {"eye_lmk_X": 6, "eye_lmk_Z": 20, "p_tx": 25, "p_ty": 25, "p": 900}
 """Largest difference of some columns in units of their last decimal; 2 for all others.
 A landmark that a rounded sample position moves by 0.1 px is a unit; such moves show in
 an eye's distance, which follows from its few pixels, and in mode weights, whose last
-decimal is a thousandth. Seen: 3, 10, 8, 12, 193; and 83 % of all numbers equal."""
+decimal is a thousandth. Seen, as rounding of the support regions' norms has it: 3, 10
+to 13, 8 to 10, 12 and 13, 193 to 458; and 77 to 83 % of all numbers equal."""
 
 
 def check_table(golden: Path, model: CLNFModel, rows: list[OpenFaceRow]) -> None:

@@ -1,5 +1,6 @@
 """The published models on every annotated photograph of the reference data."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -83,15 +84,23 @@ def test_objective_never_falls(shared, openface_dir):
 
 
 def test_trace_ends_in_the_plain_result(shared, model):
-    """Bit for bit with `em`, in float32, on a real face."""
+    """Bit for bit with `em`, in float32, on a real face; its certificate nearly.
+
+    What is worked out once behind the steps each program adds up in its own order.
+    """
     face = _faces(shared, "lfpw_test")[0]
     grey, box = read_image(face.image)[1], face.box.astype(np.float32)
     options = FitOptions(solver="em", use_parts=False, starts=1)
     plain = fit(model, grey, box, options=options)
     traced, trace = fit_with_trace(model, grey, box, options=options)
-    assert jax.tree.all(
-        jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), plain, traced)
-    )
+    certificate = {"smallest_curvature", "newton_distance"}
+    for name, value in vars(plain).items():
+        tol = 1e-6 if name in certificate else 0.0
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=tol, atol=tol, err_msg=name),
+            value,
+            getattr(traced, name),
+        )
     last = np.asarray(trace.states.evidence.shape)[-1, -1, -1]
     assert np.array_equal(last, plain.landmarks)
 

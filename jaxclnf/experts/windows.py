@@ -42,29 +42,34 @@ def normalised_correlation(
     areas = materialised(areas)
     # Any one grey value taken away keeps digits in the sums below.
     areas = areas - areas[:, a // 2, a // 2][:, None, None]
-    # With zero-mean filters the regions' own means drop out of the products. One more
-    # filter gives these means.
+    # With zero-mean filters the regions' own means drop out of the products.
     filters = filters - filters.mean(axis=(2, 3), keepdims=True)
-    average = jnp.full((n, 1, p * p), 1 / (p * p), filters.dtype)
-    filters = jnp.concatenate([filters.reshape(n, k, p * p), average], axis=1)
+    filters = filters.reshape(n, k, p * p)
     return lax.platform_dependent(areas, filters, cpu=_in_turn, default=_at_once)
 
 
 def _at_once(
     areas: Float[Array, "n a a"], filters: Float[Array, "n k pp"]
-) -> Float[Array, "n k-1 ww"]:
+) -> Float[Array, "n k ww"]:
     n, a, _ = areas.shape
     p = math.isqrt(filters.shape[2])
     w = a - p + 1
     # Columns first, then rows: `2 p` slices instead of `p * p`.
     rows = jnp.stack([areas[:, :, j : j + w] for j in range(p)], axis=1)
     regions = jnp.stack([rows[:, :, i : i + w] for i in range(p)], axis=1)
-    return _correlation(areas, regions.reshape(n, p * p, w * w), filters)
+    regions = regions.reshape(n, p * p, w * w)
+    # One more filter gives the regions' means.
+    average = jnp.full((n, 1, p * p), 1 / (p * p), filters.dtype)
+    filters = jnp.concatenate([filters, average], axis=1)
+    products = jnp.matmul(filters, regions, precision="highest")
+    # In two passes, so that nothing cancels where contrast is low.
+    squares = jnp.sum((regions - products[:, -1:]) ** 2, axis=1)
+    return products[:, :-1] * _inverse_root(squares, areas)[:, None]
 
 
 def _in_turn(
     areas: Float[Array, "n a a"], filters: Float[Array, "n k pp"]
-) -> Float[Array, "n k-1 ww"]:
+) -> Float[Array, "n k ww"]:
     """A group of landmarks after the other, in the same memory.
 
     XLA's CPU compiler copies slices at known places one number at a time, and slices at
@@ -81,30 +86,24 @@ def _in_turn(
     def one_group(memory: tuple, part: tuple) -> tuple[tuple, Array]:
         rows, regions = memory
         areas, filters = part
+        rows = _lay_rows(areas, rows)
 
-        def lay_columns(j: Array, rows: Array) -> Array:
-            columns = lax.dynamic_slice_in_dim(areas, j, w, axis=2)
-            return lax.dynamic_update_slice_in_dim(rows, columns[:, None], j, axis=1)
-
-        def lay_rows(i: Array, regions: Array) -> Array:
-            block = lax.dynamic_slice_in_dim(flat, i * w, w * w, axis=2)
+        def lay(i: Array, regions: Array) -> Array:
+            block = lax.dynamic_slice_in_dim(rows, i * w, w * w, axis=2)
             return lax.dynamic_update_slice_in_dim(regions, block, i * p, axis=1)
 
-        rows = _repeat(p, lay_columns, rows)
-        flat = rows.reshape(each, p, a * w)
-        regions = _repeat(p, lay_rows, regions.reshape(each, p * p, w * w))
-        return (rows, regions.reshape(-1)), _correlation(areas, regions, filters)
+        regions = _repeat(p, lay, regions.reshape(each, p * p, w * w))
+        products = jnp.matmul(filters, regions, precision="highest")
+        squares = _squared_norms(rows)
+        found = products * _inverse_root(squares, areas)[:, None]
+        return (rows, regions.reshape(-1)), found
 
     memory = (
-        jnp.zeros((each, p, a, w), areas.dtype),
+        jnp.zeros((each, p, a * w), areas.dtype),
         jnp.zeros(each * p * p * w * w, areas.dtype),
     )
     _, found = lax.scan(one_group, memory, parts)
     return found.reshape(-1, *found.shape[2:])[:n]
-
-
-def _repeat(times: int, body: Callable[[Array, Array], Array], start: Array) -> Array:
-    return lax.fori_loop(np.int32(0), np.int32(times), body, start)
 
 
 def _in_groups(x: Array, groups: int) -> Array:
@@ -115,17 +114,23 @@ def _in_groups(x: Array, groups: int) -> Array:
     return x.reshape(groups, each, *x.shape[1:])
 
 
-def _correlation(
-    areas: Float[Array, "n a a"],
-    regions: Float[Array, "n pp ww"],
-    filters: Float[Array, "n k pp"],
-) -> Float[Array, "n k-1 ww"]:
-    """The products of unit-norm regions with all filters but the last, their mean."""
-    products = jnp.matmul(filters, regions, precision="highest")
-    means = products[:, -1:]
-    # In two passes, so that nothing cancels where contrast is low.
-    squares = jnp.sum((regions - means) ** 2, axis=1)
-    return products[:, :-1] * _inverse_root(squares, areas)[:, None]
+def _repeat(times: int, body: Callable[[Array, Array], Array], start: Array) -> Array:
+    return lax.fori_loop(np.int32(0), np.int32(times), body, start)
+
+
+def _lay_rows(
+    areas: Float[Array, "n a a"], rows: Float[Array, "n p aw"]
+) -> Float[Array, "n p aw"]:
+    """Writes the columns `j` to `j + w - 1` of each area to row `j`."""
+    n, a, _ = areas.shape
+    p = rows.shape[1]
+    w = a - p + 1
+
+    def lay(j: Array, rows: Array) -> Array:
+        columns = lax.dynamic_slice_in_dim(areas, j, w, axis=2)
+        return lax.dynamic_update_slice_in_dim(rows, columns[:, None], j, axis=1)
+
+    return _repeat(p, lay, rows.reshape(n, p, a, w)).reshape(rows.shape)
 
 
 def inverse_norms(areas: Float[Array, "n a a"], side: int) -> Float[Array, "n w w"]:
@@ -144,8 +149,9 @@ def inverse_norms(areas: Float[Array, "n a a"], side: int) -> Float[Array, "n w 
         [[[0.5]]]
     """
     n, a, _ = areas.shape
-    squares = _squared_norms(areas, side)
-    return _inverse_root(squares.reshape(n, -1), areas).reshape(squares.shape)
+    w = a - side + 1
+    rows = _lay_rows(areas, jnp.zeros((n, side, a * w), areas.dtype))
+    return _inverse_root(_squared_norms(rows), areas).reshape(n, w, w)
 
 
 def _inverse_root(
@@ -157,26 +163,30 @@ def _inverse_root(
     return jnp.where(flat, 0, 1 / jnp.sqrt(jnp.where(flat, 1, squares)))
 
 
-def _squared_norms(areas: Float[Array, "n a a"], side: int) -> Float[Array, "n w w"]:
+def _squared_norms(rows: Float[Array, "n p aw"]) -> Float[Array, "n ww"]:
     """Sum of squared differences of each region from its mean.
 
-    Rows first, then columns, each in two passes: squares of a region's differences are
-    its rows' own plus those of the rows' means (Chan, Golub, LeVeque 1983), so that
-    nothing cancels where contrast is low.
+    From what `_lay_rows` writes. Rows first, then columns, each in two passes: squares
+    of a region's differences are its rows' own plus those of the rows' means (Chan,
+    Golub, LeVeque 1983), so that nothing cancels where contrast is low.
     """
-    n, a, _ = areas.shape
-    w = a - side + 1
-    # Sums of `side` neighbours as products with a band matrix, for the same reason as
-    # in `materialised`.
-    band = np.sum([np.eye(a, w, -j) for j in range(side)], axis=0, dtype=areas.dtype)
-    row_means = jnp.matmul(areas.reshape(n * a, a), band, precision="highest")
-    row_means = row_means.reshape(n, a, w) / side
-    means = jnp.einsum("nax,ay->nyx", row_means, band, precision="highest") / side
-    within_rows = _sum([(areas[:, :, j : j + w] - row_means) ** 2 for j in range(side)])
-    within = jnp.einsum("nax,ay->nyx", within_rows, band, precision="highest")
-    between = _sum([(row_means[:, i : i + w] - means) ** 2 for i in range(side)])
-    return within + side * between
+    n, p, size = rows.shape
+    # a w with a = w + p - 1
+    w = (math.isqrt((p - 1) ** 2 + 4 * size) - p + 1) // 2
+    row_means = jnp.mean(rows, axis=1)
+    within = jnp.sum((rows - row_means[:, None]) ** 2, axis=1)
 
+    def below(x: Array, i: Array) -> Array:
+        return lax.dynamic_slice_in_dim(x, i * w, w * w, axis=1)
 
-def _sum(terms: list[Array]) -> Array:
-    return sum(terms[1:], start=terms[0])
+    def add_mean(i: Array, so_far: Array) -> Array:
+        return so_far + below(row_means, i)
+
+    none = jnp.zeros((n, w * w), rows.dtype)
+    means = _repeat(p, add_mean, none) / p
+
+    def add_squares(i: Array, so_far: Array) -> Array:
+        between = (below(row_means, i) - means) ** 2
+        return so_far + below(within, i) + p * between
+
+    return _repeat(p, add_squares, none)

@@ -87,7 +87,8 @@ def fit_with_trace(
         options: The options; `max_steps` sets the length of the record.
 
     Returns:
-        The result, that of `fit` (to the last bit with `em`), and the trace.
+        The result, that of `fit` (to the last bit with `em`, but for the certificate's
+        curvature and Newton step), and the trace.
 
     Raises:
         ValueError: As `fit`.
