@@ -29,8 +29,8 @@ def bound_of(configuration: str) -> float:
     return WILD_BOUND if "wild" in configuration else BOUND
 
 
-def summary(configuration: str, mode: str, rows: list[Comparison]) -> dict:
-    """The figures of one reference file."""
+def summary(configuration: str, rows: list[Comparison]) -> dict:
+    """The figures of one reference file, or of several together."""
     ours = np.array([row.difference for row in rows])
     second = np.array([row.case.second_build for row in rows])
     errors = np.array([(row.our_error, row.their_error) for row in rows])
@@ -49,9 +49,9 @@ def summary(configuration: str, mode: str, rows: list[Comparison]) -> dict:
     return found
 
 
-def line(configuration: str, mode: str, family: str, found: dict) -> str:
+def line(name: str, family: str, found: dict) -> str:
     """One row of the table."""
-    cells = [f"{configuration}, {mode}", str(found["faces"])]
+    cells = [name, str(found["faces"])]
     cells += [" / ".join(f"{x:.4f}" for x in found["ours"])]
     if family == "fits":
         cells += [" / ".join(f"{x:.4f}" for x in found["second_build"])]
@@ -87,6 +87,8 @@ def main() -> None:
     report = {}
     for family in args.families:
         print(f"\n{HEADERS[family]}", flush=True)
+        together = {"all wild": [], "all others": []}
+        ties_together = {name: collections.Counter() for name in together}
         for configuration in args.configurations:
             for mode in args.modes:
                 begin = time.perf_counter()
@@ -94,12 +96,15 @@ def main() -> None:
                     compare(configuration, mode, case)
                     for case in cases(configuration, mode, family, args.every)
                 ]
-                found = summary(configuration, mode, rows)
+                found = summary(configuration, rows)
                 beyond = [r for r in rows if r.difference >= bound_of(configuration)]
                 ties = {
                     r.case.name: explain(configuration, mode, r.case) for r in beyond
                 }
                 kinds = collections.Counter(tie.kind for tie in ties.values())
+                group = "all wild" if "wild" in configuration else "all others"
+                together[group] += rows
+                ties_together[group] += kinds
                 found["ties"] = dict(kinds)
                 found["beyond"] = [
                     {
@@ -113,9 +118,14 @@ def main() -> None:
                 ]
                 found["seconds"] = time.perf_counter() - begin
                 report[f"{family}_{configuration}_{mode}"] = found
-                print(line(configuration, mode, family, found), flush=True)
+                name = f"{configuration}, {mode}"
+                print(line(name, family, found), flush=True)
                 if args.out:
                     args.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+        for group, rows in together.items():
+            if rows:
+                found = {**summary(group, rows), "ties": ties_together[group]}
+                print(line(group, family, found), flush=True)
 
 
 if __name__ == "__main__":

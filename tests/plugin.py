@@ -1,6 +1,8 @@
 """Strict settings for every test, the marker rules, and names for the doctests."""
 
+import math
 import os
+import time
 from pathlib import Path
 
 import jax
@@ -24,13 +26,35 @@ MOST_MAPPINGS = 20_000
 """Of the 65530 memory mappings that Linux grants a process by default; a compiled
 program takes some hundreds, and one too many ends the process without a word."""
 
+SECONDS_BETWEEN_COUNTS = 5.0
+LAST_COUNT = pytest.StashKey[float]()
+"""When the mappings were counted last."""
+
 DEFAULT_SHARED = Path("../shared")
 SHARED = Path(os.environ.get("JAXCLNF_SHARED") or DEFAULT_SHARED)
 SLOW_EXAMPLES = (
     "app.check.check_model",
     "app.face_rows.openface_row",
+    "diagnosis.agreement.judge_agreement",
+    "diagnosis.verify.Verification.certified",
+    "fitting.face.conclude_face",
+    "fitting.face.fit_face",
+    "fitting.fit.fit_with_trace",
+    "fitting.hypotheses.fit_starts",
+    "fitting.hypotheses.with_end",
+    "fitting.many.fit_many",
+    "fitting.pruning.begin_start",
+    "fitting.pruning.choose_starts",
+    "fitting.pruning.finish_start",
+    "fitting.pruning.keep_likeliest",
+    "fitting.schedule.run_scales",
+    "fitting.separate.fit_face_separately",
+    "fitting.track.track_frame",
     "fitting.track.track_step",
+    "fitting.track.with_template",
+    "fitting.track_state.advance",
     "learn.accuracy.held_out_accuracy",
+    "learn.ccnf.samples.draw_samples",
     "learn.chain.learn_experts",
     "learn.chain.learn_shape",
 )
@@ -85,6 +109,11 @@ def pytest_collection_modifyitems(
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Forgets the compiled programs before there are too many."""
+    # To count takes some hundredths of a second, longer than most tests do.
+    now, last = time.monotonic(), item.config.stash.get(LAST_COUNT, -math.inf)
+    if now - last < SECONDS_BETWEEN_COUNTS:
+        return
+    item.config.stash[LAST_COUNT] = now
     if num_mappings() > MOST_MAPPINGS:
         jax.clear_caches()
 

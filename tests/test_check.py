@@ -54,6 +54,7 @@ def _nan(pdm, params):
 _JACOBIAN = check_module.jacobian
 
 
+@pytest.mark.slow
 def test_a_wrong_sign_in_a_rotation_column_is_found(model_file, monkeypatch, capsys):
     monkeypatch.setattr(check_module, "jacobian", _wrong_sign)
     assert main(["check", str(model_file), "--draws", str(DRAWS)]) == 1

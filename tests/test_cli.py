@@ -154,6 +154,7 @@ def test_no_image_of_the_table_was_given(model_file, photo, out, tmp_path, capsy
     assert read_table(out, "face.csv") == []
 
 
+@pytest.mark.slow
 def test_whole_paths_tell_equal_names_apart(
     example, model_file, photo, out, tmp_path, capsys
 ):
@@ -286,6 +287,7 @@ def test_folders_stand_for_their_photographs(model_file, out, tmp_path, capsys):
     assert "found no photograph in this folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_of_openface_is_understood(
     example, model_file, photo, out, tmp_path, capsys
 ):
@@ -404,6 +406,7 @@ def test_info_without_a_model_file(tmp_path, capsys):
     assert str(tmp_path) in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_openface_model_is_described(openface_dir, capsys):
     assert main(["info", str(openface_dir / "main_clnf_general.txt")]) == 0

@@ -122,6 +122,7 @@ def test_the_trace_keeps_every_step(sound):
     np.testing.assert_allclose(at, sound.truth.positions[: last + 1], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_dtypes_follow_the_input(names):
     problem = _problem(names)
     trace = trace_phase(*problem, _options(max_steps=3))
@@ -177,6 +178,7 @@ def test_a_fit_is_diagnosed_from_its_trace(example):
     assert Kind.OBJECTIVE_FALLS in found.kinds and Kind.CONVERGED not in found.kinds
 
 
+@pytest.mark.slow
 def test_a_bad_start_is_named(example):
     options = FitOptions(window_sizes=(7,), max_steps=MAX_STEPS)
     box = jnp.asarray([np.nan, 0.0, 10.0, 10.0])
@@ -201,6 +203,7 @@ def test_nothing_visible(example):
     assert diagnose(trace).kinds == (Kind.NOTHING_VISIBLE,)
 
 
+@pytest.mark.slow
 def test_not_finite(example, sound):
     params = dataclasses.replace(example["params"], scale=jnp.asarray(np.nan))
     trace = trace_phase(example["pdm"], example["responses"], params, _options())
@@ -443,6 +446,7 @@ def test_the_report_is_in_order():
     assert [k.severity for k in Kind] == list(range(len(Kind)))
 
 
+@pytest.mark.slow
 def test_recorded_states_give_the_same_trace(example, sound):
     problem = example["pdm"], example["responses"]
     _, states, valid = nu_rlms_with_trace(*problem, example["params"], _options())

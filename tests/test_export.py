@@ -56,6 +56,7 @@ def test_fit(face: dict, name: str):
     assert_portable(exported, double=name == "openface")
 
 
+@pytest.mark.slow
 def test_fit_many(face: dict):
     model, boxes = face["model"], np.stack([np.asarray(face["box"])] * 4)
     options = OPTIONS["newton"]

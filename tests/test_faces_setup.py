@@ -220,6 +220,7 @@ def test_faces_are_found_by_the_detector_of_the_dialect(detectors, example, tmp_
         FaceSetup(mtcnn=tmp_path, min_face=11).face_detector(example["model"])
 
 
+@pytest.mark.slow
 def test_rows_hold_what_the_library_says(example):
     model, image = example["model"], example["image"]
     result = fit(model, image, np.asarray(example["box"]), options=OPTIONS)
@@ -264,6 +265,7 @@ def test_rows_of_eyes_are_left_then_right(example):
     assert openface_line(columns, row).startswith("0, 0.500, 0.000000, ")
 
 
+@pytest.mark.slow
 def test_rows_of_failures_can_be_written(example):
     model = example["model"]
     result = fit(model, example["image"], np.full(4, np.nan), options=OPTIONS)

@@ -228,6 +228,7 @@ def test_window_sizes_beyond_the_models_scales_are_ignored(names, result):
 # Images.
 
 
+@pytest.mark.slow
 def test_zeros_around_change_nothing(names, result):
     _same(
         _fit(names, image=np.pad(names["image"], ((0, 16), (0, 252)))[:, :256]), result
@@ -242,6 +243,7 @@ def test_an_image_without_contrast(names, grey):
     assert np.all(np.isfinite(flat.landmarks))
 
 
+@pytest.mark.slow
 def test_an_image_of_one_pixel(names):
     box = np.asarray([-0.5, -0.5, 1.0, 1.0])
     tiny = _fit(names, box, image=np.ones((1, 1), np.uint8))
@@ -264,6 +266,7 @@ def test_bad_pixels_silence_their_landmarks(names, value):
     assert np.abs(fitted.landmarks - names["landmarks"]).max() < 3 * ANSWER_TOL
 
 
+@pytest.mark.slow
 def test_an_image_of_nan_shows_nothing(names):
     blind = _fit(names, image=np.full((240, 260), np.nan))
     assert blind.status == Status.NOTHING_VISIBLE
@@ -338,6 +341,7 @@ def test_vmap_is_a_loop(names, compiled, boxes):
     assert np.abs(batch.landmarks - loop.landmarks).max() < TOL
 
 
+@pytest.mark.slow
 def test_a_bad_face_in_a_batch_leaves_the_others_alone(names, compiled, boxes):
     batch = compiled(names["image"], boxes)
     for bad in BAD_BOXES.values():
@@ -357,7 +361,8 @@ def test_batches_inside_jit(names, boxes):
     assert np.abs(inside.landmarks - loop.landmarks).max() < TOL
 
 
-@pytest.mark.parametrize("batched", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("batched", [False, True])
 def test_jit_around_known_arguments(names, boxes, result, batched):
     """Nothing is traced but the surroundings."""
     run = jax.jit(lambda: _fit(names, boxes if batched else boxes[0]).landmarks)

@@ -84,7 +84,7 @@ def test_at_least_one_start_is_finished(names: dict, finished: int):
 @pytest.mark.parametrize(
     ("skipped", "changes"),
     [
-        pytest.param(0, {"solver": "em"}, id="em"),
+        pytest.param(0, {"solver": "em"}, id="em", marks=pytest.mark.slow),
         pytest.param(1, {"solver": "em"}, id="skipped", marks=pytest.mark.slow),
         pytest.param(0, {}, id="newton", marks=pytest.mark.slow),
         pytest.param(0, {"max_passes": 3}, id="passes", marks=pytest.mark.slow),
@@ -165,6 +165,7 @@ def test_the_likeliest_is_kept(names: dict):
     np.testing.assert_allclose(best.fit.landmarks, alone.fit.landmarks, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_first_of_equals_is_kept(names: dict):
     twice = jax.tree.map(lambda x: jnp.stack([x, x]), names["truth"])
     assert int(_run(names, twice, OPENFACE).start) == 0
@@ -296,6 +297,7 @@ def test_openface_dialect_without_x64():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_parts_and_start_are_in_the_result(names: dict):
     image = jnp.asarray(names["image"])
     result, _ = jax.jit(fit_face)(

@@ -82,6 +82,7 @@ def smooth_areas(seed: int, count: int, landmarks: int = 3) -> jax.Array:
     return jnp.asarray(np.stack(blurred).reshape(noise.shape))
 
 
+@pytest.mark.slow
 def test_a_known_field_is_recovered():
     """From pictures and maps drawn from it alone, in double precision."""
     truth = known_fields()
@@ -195,6 +196,7 @@ def history(task: FieldTask) -> list[Learning]:
     return states
 
 
+@pytest.mark.slow
 def test_landmarks_of_rendered_faces_are_learnt(task, history):
     key = jax.random.key(0)
     trust = np.asarray(confidences(key, task, RENDERED, history[-1].best))
@@ -205,6 +207,7 @@ def test_landmarks_of_rendered_faces_are_learnt(task, history):
     assert np.asarray(blind).max() < trust.min() - 0.2
 
 
+@pytest.mark.slow
 def test_every_face_may_be_mirrored(task, history):
     """Mirrored faces with mirrored filters are explained as well as plain ones."""
     turned = dataclasses.replace(task, check_flipped=jnp.ones_like(task.check_flipped))
@@ -218,6 +221,7 @@ def test_every_face_may_be_mirrored(task, history):
     assert np.all(wrong > other)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_run_itself(task, history):
     key = jax.random.key(0)
     # As a checkpoint gives them back: arrays that were NumPy's.
@@ -229,6 +233,7 @@ def test_a_resumed_run_is_the_run_itself(task, history):
     same(learn_fields(key, task, RENDERED, state=late), history[-1])
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_fields(task, history):
     for key, equal in ((jax.random.key(0), True), (jax.random.key(9), False)):
         state = run_epoch(key, task, RENDERED, begin(key, task, RENDERED))
@@ -238,6 +243,7 @@ def test_the_same_key_gives_the_same_fields(task, history):
             assert np.all(state.best_loss != history[0].best_loss)
 
 
+@pytest.mark.slow
 def test_the_best_fields_are_kept(task, history):
     losses = np.stack([state.loss for state in history])
     np.testing.assert_array_equal(history[-1].best_loss, losses.min(axis=0))
@@ -246,6 +252,7 @@ def test_the_best_fields_are_kept(task, history):
     np.testing.assert_allclose(again, history[-1].best_loss, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_types_stay_what_they_are(task, history):
     start = begin(jax.random.key(0), task, RENDERED)
     assert {x.dtype for x in jax.tree.leaves(start.params)} == {np.dtype(np.float32)}
@@ -253,6 +260,7 @@ def test_types_stay_what_they_are(task, history):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
 
 
+@pytest.mark.slow
 def test_learning_stops_without_progress(task, history):
     """Nothing does better than a loss of minus infinity."""
     perfect = dataclasses.replace(
@@ -267,6 +275,7 @@ def test_learning_stops_without_progress(task, history):
     same(learn_fields(key, task, RENDERED, state=state), state)  # and does not go on
 
 
+@pytest.mark.slow
 def test_a_landmark_without_labels(task, history):
     """It stays finite, is never the best, and the others do not notice."""
     spread = task.bank.spread.at[:, 5].set(jnp.inf)
@@ -284,6 +293,7 @@ def test_a_landmark_without_labels(task, history):
     )
 
 
+@pytest.mark.slow
 def test_only_usable_labels_count(task, history):
     """The loss of a landmark is the mean over the faces whose labels are known."""
     key, fields = jax.random.key(0), history[-1].best

@@ -70,6 +70,7 @@ def test_the_numbers_are_those_of_fit(face: dict, album: tuple, results: FitResu
         assert np.abs(np.asarray(alone.reach - results.reach[i])).max() < CLOSE
 
 
+@pytest.mark.slow
 def test_order_and_neighbours_change_no_bit(
     face: dict, album: tuple, results: FitResult
 ):
@@ -81,6 +82,7 @@ def test_order_and_neighbours_change_no_bit(
     assert rows_equal(again, row(results, order))
 
 
+@pytest.mark.slow
 def test_bad_boxes_are_rows(face: dict, album: tuple, results: FitResult):
     images, boxes = album
     bad = np.array([[np.nan] * 4, [0, 0, -3, 5], [5000, 10, 90, 90], [np.inf, 0, 9, 9]])
@@ -92,6 +94,7 @@ def test_bad_boxes_are_rows(face: dict, album: tuple, results: FitResult):
     assert rows_equal(row(found, slice(0, None, 2)), results)
 
 
+@pytest.mark.slow
 def test_few_compilations(face: dict, album: tuple, results: FitResult):
     images, boxes = album
     for count in (2, 4):
@@ -105,6 +108,7 @@ def test_few_compilations(face: dict, album: tuple, results: FitResult):
     assert many._fit_chunk._cache_size() == before  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_one_image(face: dict, results: FitResult):
     boxes = np.stack([np.asarray(face["box"])] * 2)
     both = fit_many(face["model"], face["image"], boxes, options=QUICK)
@@ -118,6 +122,7 @@ def test_no_faces(face: dict):
     assert none.num_steps.shape == (0, 2, 2)
 
 
+@pytest.mark.slow
 def test_a_window_that_is_too_small_grows(
     face: dict, album: tuple, monkeypatch: pytest.MonkeyPatch
 ):
@@ -140,12 +145,14 @@ def test_a_window_that_is_too_small_grows(
     assert largest_difference(alone, row(found, 0)) < CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_chunks(face: dict, album: tuple, results: FitResult, chunk: int):
     chunked = fit_many(face["model"], *album, options=QUICK, chunk=chunk)
     assert largest_difference(chunked, results) < CLOSE
 
 
+@pytest.mark.slow
 def test_a_face_among_bad_ones(face: dict, album: tuple, results: FitResult):
     """No maps are made for those that failed, which changes nothing for the others."""
     images, boxes = album
@@ -161,7 +168,10 @@ def test_a_face_among_bad_ones(face: dict, album: tuple, results: FitResult):
 @pytest.mark.parametrize(
     "options",
     [
-        FitOptions(window_sizes=(7, 7), starts=3, finished_starts=2),
+        pytest.param(
+            FitOptions(window_sizes=(7, 7), starts=3, finished_starts=2),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(FitOptions(max_passes=3, starts=1), marks=pytest.mark.slow),
         pytest.param(FitOptions.openface(starts=3), marks=pytest.mark.slow),
     ],

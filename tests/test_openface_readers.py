@@ -592,6 +592,7 @@ def test_published_pdm(golden: Path, openface_dir: Path, name: str):
     np.testing.assert_array_equal(pdm.eigen_values, eigen_values)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", MAIN_FILES)
 def test_published_model(golden: Path, openface_dir: Path, name: str):
@@ -628,6 +629,7 @@ def test_published_model(golden: Path, openface_dir: Path, name: str):
             assert experts.modalities == ("grey", "gradient")
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_published_neurons(golden: Path, openface_dir: Path):
     """Linear responses of one expert's neurons, from the file's weights as they are."""

@@ -168,6 +168,7 @@ def test_invisible_landmarks_have_no_likelihood(names: dict):
     assert np.isneginf(logs[3]) and np.isfinite(logs).sum() == 11
 
 
+@pytest.mark.slow
 def test_a_bad_face_leaves_its_neighbours_alone(names: dict):
     """Float32, where the step has another way of its own, in a batch."""
     names = synthetic.example(np.float32)

@@ -36,6 +36,7 @@ def without(names: dict):
     return fit(names["with_part"], names["image"], names["box"], options=options)
 
 
+@pytest.mark.slow
 def test_a_part_is_fitted_and_the_whole_refitted(names, with_part, without):
     (part,) = with_part.parts.values()
     assert part.fitted and part.status == Status.CONVERGED
@@ -52,6 +53,7 @@ def test_a_part_is_fitted_and_the_whole_refitted(names, with_part, without):
     )
 
 
+@pytest.mark.slow
 def test_phases_are_those_of_the_whole_face(with_part, without):
     np.testing.assert_array_equal(with_part.num_steps, without.num_steps)
     np.testing.assert_allclose(
@@ -59,6 +61,7 @@ def test_phases_are_those_of_the_whole_face(with_part, without):
     )
 
 
+@pytest.mark.slow
 def test_no_parts_on_request(without):
     assert without.parts == {}
 
@@ -83,6 +86,7 @@ def _part_at(names: dict, patch_scaling: float, usable: bool = True):
     )
 
 
+@pytest.mark.slow
 def test_a_face_too_small_for_a_part_only_places_it(names: dict):
     """The face has 1.1 px/mm; a part needs nine tenths of its first scale."""
     small = _part_at(names, 1.3)
@@ -95,6 +99,7 @@ def test_a_face_too_small_for_a_part_only_places_it(names: dict):
     assert enough.fitted
 
 
+@pytest.mark.slow
 def test_a_failed_face_has_no_fitted_part(names: dict):
     found = _part_at(names, 0.5, usable=False)
     (part,) = found.parts.values()
@@ -102,6 +107,7 @@ def test_a_failed_face_has_no_fitted_part(names: dict):
     np.testing.assert_array_equal(found.landmarks, names["landmarks"])
 
 
+@pytest.mark.slow
 def test_a_bad_start_has_parts_without_numbers(names: dict):
     result = fit(
         names["with_part"], names["image"], np.full(4, np.nan), options=OPTIONS
@@ -111,6 +117,7 @@ def test_a_bad_start_has_parts_without_numbers(names: dict):
     assert not part.fitted and np.isnan(part.landmarks).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "whole, part, expected",
     [

@@ -23,6 +23,7 @@ def _farthest(a, b) -> float:
     return np.linalg.norm(np.asarray(a) - np.asarray(b), axis=-1).max()
 
 
+@pytest.mark.slow
 def test_a_single_pass_says_how_far_it_went(example, run):
     result = run(params=example["params"], options=ONE)
     assert int(result.num_passes) == 1
@@ -37,6 +38,7 @@ def test_a_single_pass_says_how_far_it_went(example, run):
     assert float(before.pass_delta) == float(result.pass_delta) > 0.05
 
 
+@pytest.mark.slow
 def test_the_end_is_a_fixed_point(example, run):
     result = run(params=example["params"], options=MANY)
     assert Status(int(result.pass_status)) is Status.CONVERGED and result.certified
@@ -49,6 +51,7 @@ def test_the_end_is_a_fixed_point(example, run):
     assert _farthest(single.landmarks, result.landmarks) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_limit_of_passes_holds(example, run):
     two = dataclasses.replace(MANY, max_passes=2, pass_tol=0.0)
     result = run(params=example["params"], options=two)
@@ -61,6 +64,7 @@ def test_the_limit_of_passes_holds(example, run):
     np.testing.assert_allclose(result.pass_delta, second.pass_delta, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_bad_start_has_no_pass(example, run):
     lost = dataclasses.replace(example["params"], scale=np.nan * np.ones(()))
     for options in (ONE, dataclasses.replace(MANY, max_passes=2)):

@@ -22,6 +22,7 @@ def marked(mark: str, language: str) -> tuple[int, str]:
     return line, code
 
 
+@pytest.mark.slow
 def test_the_example_runs(
     example: dict,
     tmp_path: Path,

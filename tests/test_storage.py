@@ -454,6 +454,7 @@ def test_loading_a_bare_shape_model(tmp_path: Path):
 # The published models.
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["main_clnf_wild", "main_clm_general"])
 def test_published_models_in_our_format(tmp_path: Path, openface_dir: Path, name: str):

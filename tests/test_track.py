@@ -246,7 +246,9 @@ def shifted(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
     return np.roll(image, (dy, dx), (0, 1))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)]
+)
 def test_a_face_that_moves_is_followed(dtype) -> None:
     face = make_example(dtype)
     state = start_tracking(face["model"], OPTIONS)
@@ -368,6 +370,7 @@ def test_without_a_template_nothing_is_shifted() -> None:
     assert np.isfinite(np.asarray(shift)).all()
 
 
+@pytest.mark.slow
 def test_a_template_follows_a_jump_that_windows_do_not() -> None:
     face = make_example()
     errors = []

@@ -119,6 +119,7 @@ def _filters(model: CLNFModel) -> list:
     return [e.weights for e in model.experts if isinstance(e, CCNFExperts)]
 
 
+@pytest.mark.slow
 def test_a_stored_model_gives_the_same_fits(tmp_path: Path) -> None:
     example = synthetic.example(np.float32)
     exact = compact(example["model"])

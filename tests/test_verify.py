@@ -24,6 +24,7 @@ def fitted(request: pytest.FixtureRequest) -> tuple:
     return *args, fit(*args, names["box"], options=OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_converged_fit_is_certified(fitted):
     model, image, result = fitted
     found = verify(model, image, result, OPTIONS)
@@ -53,6 +54,7 @@ def test_an_end_that_was_moved_is_not(fitted):
     assert found.newton_distance[0, 0] == pytest.approx(0.02 * np.sqrt(2), rel=0.1)
 
 
+@pytest.mark.slow
 def test_several_faces_are_refused(fitted):
     model, image, result = fitted
     rows = dataclasses.replace(result, status=result.status[None])
@@ -60,6 +62,7 @@ def test_several_faces_are_refused(fitted):
         verify(model, image, rows, OPTIONS)
 
 
+@pytest.mark.slow
 def test_another_models_result_is_refused(fitted):
     model, image, result = fitted
     short = dataclasses.replace(result, num_steps=result.num_steps[:1])

@@ -59,11 +59,11 @@ def fit(
             numbers, or not exactly one of `boxes` and `params` is given.
 
     Example:
-        >>> result = fit(model, image, box, options=FitOptions(window_sizes=(9, 7)))
+        >>> result = fit(model, image, box, options=FitOptions(window_sizes=(7,)))
         >>> bool(result.converged)
         True
         >>> error = jnp.abs(result.landmarks - landmarks)
-        >>> bool(error.max() < 2.0)
+        >>> bool(error.max() < 4.0)
         True
     """
     return _fit(model, image, boxes, params, options, with_trace=False)[0]

@@ -95,7 +95,7 @@ def fit_many(
             `mesh` has several axes.
 
     Example:
-        >>> options = FitOptions(window_sizes=(9, 7))
+        >>> options = FitOptions(window_sizes=(7,))
         >>> boxes = np.stack([box, np.full(4, np.nan)])
         >>> results = fit_many(model, image, boxes, options=options)
         >>> [Status(status).name for status in results.status.tolist()]
