@@ -5,9 +5,10 @@ and every eighth of the annotated photographs; `benchmarks/parity.py` has them a
 
 Rounding turns which sample position, of a tenth of a pixel, a landmark uses: it decides
 about some faces of each 48. Three ways to add the same squares, each within 4e-7 of
-them, moved 90 % of one configuration from 0.044 to 0.064 px, and left it within 0.003
-where all configurations are taken together. A test of one allows for that: nine in ten
-are held against the second build's 95 %, and 19 in 20 against its largest.
+them, give 90 % of 0.044 to 0.064 px for one configuration, and of 0.025 to 0.031 for
+all but the wild ones together (the second build: 0.032). A test of one allows for that:
+nine in ten are held against the second build's 95 %, and 19 in 20 against its largest,
+or the bound if that is less.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ MEDIAN, WILD_MEDIAN = 0.01, 0.05  # px
 # px; 0.0100 over all faces where parts are fitted, but 56 of them vary more, and with
 # the machine: 0.0179 was seen with other vector instructions.
 PHOTO_MEDIAN = 0.025
-BOUND, WILD_BOUND = 0.2, 0.5  # px, for nine faces in ten
+BOUND, WILD_BOUND = 0.2, 0.5  # px
 SLACK = 0.02  # px
 SAME = 1e-3  # px
 CERTAINTY_STEP = 1 / 30 + 1e-6  # a neighbouring bin of the validator
@@ -57,8 +58,8 @@ def _check_samples(configuration: str, mode: str) -> None:
     second = np.array([row.case.second_build for row in rows])
     assert np.median(ours) < (WILD_MEDIAN if _is_wild(configuration) else MEDIAN)
     for percent, theirs in ((90, 95), (95, 100)):
-        bound = np.percentile(second, theirs) + SLACK
-        assert np.percentile(ours, percent) <= bound
+        bound = min(np.percentile(second, theirs), _bound(configuration))
+        assert np.percentile(ours, percent) <= bound + SLACK
     assert max(abs(row.likelihood) for row in rows) < 0.03
     # The validator's likeliest bin can jump when its picture of the face differs, seen
     # at 0.006 px; where the landmarks agree, it does not.
