@@ -10,12 +10,14 @@ from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.options import FitOptions
 from tests import synthetic
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = FitOptions(window_sizes=(7, 7), use_parts=False)
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(np.float64, marks=pytest.mark.slow), np.float32],
+    params=[np.float64, np.float32],
     ids=["f64", "f32"],
 )
 def fitted(request: pytest.FixtureRequest) -> tuple:
@@ -24,7 +26,6 @@ def fitted(request: pytest.FixtureRequest) -> tuple:
     return *args, fit(*args, names["box"], options=OPTIONS)
 
 
-@pytest.mark.slow
 def test_a_converged_fit_is_certified(fitted):
     model, image, result = fitted
     found = verify(model, image, result, OPTIONS)
@@ -40,7 +41,6 @@ def test_a_converged_fit_is_certified(fitted):
     assert "certified: 4 phases" in str(found)
 
 
-@pytest.mark.slow
 def test_an_end_that_was_moved_is_not(fitted):
     model, image, result = fitted
     ends = result.phase_params
@@ -54,7 +54,6 @@ def test_an_end_that_was_moved_is_not(fitted):
     assert found.newton_distance[0, 0] == pytest.approx(0.02 * np.sqrt(2), rel=0.1)
 
 
-@pytest.mark.slow
 def test_several_faces_are_refused(fitted):
     model, image, result = fitted
     rows = dataclasses.replace(result, status=result.status[None])
@@ -62,7 +61,6 @@ def test_several_faces_are_refused(fitted):
         verify(model, image, rows, OPTIONS)
 
 
-@pytest.mark.slow
 def test_another_models_result_is_refused(fitted):
     model, image, result = fitted
     short = dataclasses.replace(result, num_steps=result.num_steps[:1])
