@@ -29,12 +29,14 @@ from jaxclnf.fitting.track import (
 )
 from jaxclnf.fitting.track_options import TrackOptions
 from jaxclnf.fitting.track_state import (
+    Followed,
     TrackerState,
     advance,
     after_follow,
     finish_frame,
     needs_detection,
     start_tracking,
+    without_detector,
 )
 from jaxclnf.status import Status
 from tests.synthetic import example as make_example
@@ -99,12 +101,13 @@ class Script:
         self.frame += 1
         called = ""
 
-        def from_state(state: TrackerState) -> FitResult:
+        def from_state(state: TrackerState) -> Followed:
             nonlocal called
-            if not state.initialised:
-                return nobody()
-            called += "f"
-            return simulated(self.frame, follow == "+")
+            result = nobody()
+            if state.initialised:
+                called += "f"
+                result = simulated(self.frame, follow == "+")
+            return without_detector(state, result, self.options)
 
         def detect() -> np.ndarray | None:
             nonlocal called
@@ -408,6 +411,9 @@ class Scene:
         points = np.array([low, high] * 6)
         return dataclasses.replace(result, landmarks=jnp.asarray(points))
 
+    def _follow(self, state: TrackerState) -> Followed:
+        return without_detector(state, self._fit(box_of(state)), OPTIONS)
+
     def detect(self) -> np.ndarray:
         self.looked += 1
         return np.array(self.boxes).reshape(-1, 4)
@@ -415,7 +421,7 @@ class Scene:
     def work(self) -> FrameWork:
         return FrameWork(
             start=lambda: start_tracking(make_example()["model"], OPTIONS),
-            follow=lambda state: self._fit(box_of(state)),
+            follow=self._follow,
             restart=self._fit,
             detect=self.detect,
             remember=lambda state, result: state,

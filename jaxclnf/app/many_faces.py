@@ -13,12 +13,13 @@ from jaxtyping import Float
 
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.result import FitResult
-from jaxclnf.fitting.track import follow_face, restart_face, with_template
+from jaxclnf.fitting.track import followed_face, restart_face, with_template
 from jaxclnf.fitting.track_options import TrackOptions
 from jaxclnf.fitting.track_state import (
+    Followed,
     TrackerState,
-    after_follow,
     finish_frame,
+    finished,
     start_tracking,
 )
 
@@ -65,7 +66,7 @@ class FrameWork(NamedTuple):
 
     start: Callable[[], TrackerState]
     """Makes the state of a new face."""
-    follow: Callable[[TrackerState], FitResult]
+    follow: Callable[[TrackerState], Followed]
     """Fits from a face's last place."""
     restart: Callable[[np.ndarray], FitResult]
     """Fits from a detector's box."""
@@ -100,7 +101,7 @@ def frame_work(
     dtype = model.pdm.mean_shape.dtype
     return FrameWork(
         start=lambda: start_tracking(model, options),
-        follow=lambda state: follow_face(model, grey, state, options),
+        follow=lambda state: followed_face(model, grey, state, options),
         restart=lambda box: restart_face(model, grey, box.astype(dtype), options),
         detect=detect,
         remember=lambda state, result: with_template(grey, state, result, options),
@@ -136,7 +137,11 @@ def track_faces(
         >>> track_faces(ManyFaces(), work, TrackOptions()).frames_to_detection
         9
     """
-    before = [_followed(track, work) for track in faces.tracks]
+    followed = [work.follow(track.state) for track in faces.tracks]
+    before = [
+        Track(track.face_id, one.state, one.result)
+        for track, one in zip(faces.tracks, followed, strict=True)
+    ]
     wait, next_id = faces.frames_to_detection, faces.next_id
     new: list[Track] = []
     boxes = np.empty((0, 4))
@@ -144,14 +149,12 @@ def track_faces(
     if wait <= 0 or failed:
         boxes, wait = work.detect(), options.detect_every
     kept, free = [], list(boxes)
-    for track in before:
+    for old, one, track in zip(faces.tracks, followed, before, strict=True):
         box = None
         if not track.result.success:
             box, free = _taken_box(track, free, before)
         restarted = None if box is None else work.restart(box)
-        state, result = finish_frame(
-            track.state, track.result, restarted, track_options
-        )
+        state, result = finished(old.state, one, restarted, track_options)
         if int(state.failures_in_a_row) < options.max_failures and state.initialised:
             kept.append(Track(track.face_id, work.remember(state, result), result))
     for box in new_boxes(free, [box_of(t.state) for t in kept]):
@@ -253,11 +256,6 @@ def box_of(state: TrackerState) -> Float[np.ndarray, " 4"]:
     landmarks = np.asarray(state.landmarks, np.float64)
     low = landmarks.min(axis=0)
     return np.concatenate([low, landmarks.max(axis=0) - low])
-
-
-def _followed(track: Track, work: FrameWork) -> Track:
-    result = work.follow(track.state)
-    return Track(track.face_id, after_follow(track.state, result), result)
 
 
 def _taken_box(

@@ -14,7 +14,7 @@ from jaxclnf.diagnosis.truth import terms_of, weights_of
 from jaxclnf.experts.area import Sampling
 from jaxclnf.experts.responses import response_maps
 from jaxclnf.experts.types import PatchExperts
-from jaxclnf.fitting.canvas import cut, whole_image
+from jaxclnf.fitting.canvas import on_canvas
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
@@ -125,7 +125,7 @@ def verify(
         double = partial(jax.tree.map, _as_double)
         pdm, base = double(model.pdm), double(result.start_params)
         # On a canvas, as `fit` has it: one program for images of many sizes.
-        canvas, _ = cut(np.asarray(image, np.float64), whole_image(image.shape))
+        canvas = on_canvas(np.asarray(image, np.float64), np.dtype(np.float64))
         grey = jnp.asarray(canvas)
         for scale, window in enumerate(windows):
             rows.append([_Phase(np.nan, np.nan, np.nan, 0)] * 2)

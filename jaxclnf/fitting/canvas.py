@@ -153,6 +153,23 @@ def cut(image: np.ndarray, window: Window) -> tuple[np.ndarray, tuple[int, int]]
     return canvas, part.shape
 
 
+def on_canvas(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A whole image on its canvas.
+
+    Args:
+        image: Grey values of any type.
+        dtype: Floating type of the model.
+
+    Returns:
+        The canvas, in a type that programs are compiled for.
+
+    Example:
+        >>> on_canvas(np.zeros((600, 800), np.uint8), np.dtype(np.float32)).shape
+        (1024, 1024)
+    """
+    return cut(as_grey(image, dtype), whole_image(image.shape))[0]
+
+
 def as_grey(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Grey values in a type that programs are compiled for.
 

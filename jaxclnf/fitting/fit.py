@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage
-from jaxclnf.fitting.canvas import as_grey, cut, whole_image
+from jaxclnf.fitting.canvas import on_canvas
 from jaxclnf.fitting.cores import num_cores
 from jaxclnf.fitting.face import fit_face
 from jaxclnf.fitting.hypotheses import starts_from_box
@@ -183,8 +183,7 @@ def _fit(
         image, size = jnp.asarray(image), jnp.asarray(size)
         return run(model, image, size, starts, options, with_trace)
 
-    window = whole_image(image.shape)
-    image, _ = cut(as_grey(np.asarray(image), dtype), window)
+    image = on_canvas(np.asarray(image), dtype)
     if params is None:
         boxes = np.asarray(boxes, dtype)
         start = _starts_from_box if boxes.ndim == 1 else _rows_of_boxes
@@ -203,11 +202,26 @@ def _with_starts_axis(params: PDMParams, axis: int) -> PDMParams:
     )
 
 
-def _check_inputs(image: Any, boxes: Any, params: PDMParams | None) -> None:
+def check_image(image: Any) -> None:
+    """Refuses what is not an image of grey values.
+
+    Args:
+        image: An array.
+
+    Raises:
+        ValueError: It is not two-dimensional or empty.
+
+    Example:
+        >>> check_image(image)
+    """
     if image.ndim != 2 or 0 in image.shape:
         raise ValueError(
             f"image has shape {image.shape}; expected grey values (height, width)"
         )
+
+
+def _check_inputs(image: Any, boxes: Any, params: PDMParams | None) -> None:
+    check_image(image)
     if (boxes is None) == (params is None):
         raise ValueError("expected either boxes or params, not both and not neither")
     if boxes is not None and (boxes.ndim not in (1, 2) or boxes.shape[-1] != 4):

@@ -16,20 +16,23 @@ from jax import lax
 from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage
+from jaxclnf.fitting.canvas import on_canvas
 from jaxclnf.fitting.face import fit_face
-from jaxclnf.fitting.fit import fit, is_traced
+from jaxclnf.fitting.fit import check_image, fit, is_traced
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
 from jaxclnf.fitting.template import cut_template, template_shift
 from jaxclnf.fitting.track_options import TrackOptions
 from jaxclnf.fitting.track_state import (
+    Followed,
     TrackerState,
     advance,
     after_follow,
     chosen,
     finish_frame,
-    needs_detection,
+    without_detector,
 )
 from jaxclnf.shape.pdm import PDMParams
 from jaxclnf.status import Status
@@ -58,27 +61,52 @@ def follow_face(
         >>> Status(int(follow_face(model, image, state, TrackOptions()).status)).name
         'BAD_START'
     """
-    large = dataclasses.replace(options.first, starts=1)
+    return followed_face(model, image, state, options).result
 
-    def fitted(params: PDMParams, fit_options: Any) -> FitResult:
-        result = fit(model, image, params=params, options=fit_options)
-        return _with_room(result, options)
 
+def followed_face(
+    model: CLNFModel, image: GreyImage, state: TrackerState, options: TrackOptions
+) -> Followed:
+    """`follow_face` and `without_detector` in one program: one call for most frames.
+
+    Args:
+        model: The model.
+        image: Grey values of the new frame.
+        state: The state after the last frame.
+        options: The options.
+
+    Returns:
+        The fit, and what the frame is if no detector looks at it.
+
+    Raises:
+        ValueError: As `fit`.
+
+    Example:
+        >>> state = start_tracking(model, TrackOptions())
+        >>> bool(followed_face(model, image, state, TrackOptions()).asks)
+        True
+    """
+    check_image(image)
     if is_traced(model, image, state, options):
-        return lax.cond(
+        followed = lax.cond(
             state.initialised,
             lambda: lax.cond(
                 state.success,
-                lambda p: fitted(p, options.follow),
-                lambda p: fitted(p, large),
+                lambda params: _fit_from(model, image, params, options.follow, options),
+                lambda params: _fit_from(
+                    model, image, params, _large(options), options
+                ),
                 _shifted(image, state, options),
             ),
             lambda: _no_face(model, options),
         )
+        return without_detector(state, followed, options)
     if not state.initialised:
-        return _no_face(model, options)
+        return without_detector(state, _no_face(model, options), options)
     params = _shifted(image, state, options)
-    return fitted(params, options.follow if state.success else large)
+    size = np.asarray(image.shape, np.int32)
+    canvas = on_canvas(np.asarray(image), params.scale.dtype)
+    return _follow(model, canvas, size, params, state, options, large=not state.success)
 
 
 def restart_face(
@@ -150,7 +178,7 @@ def track_frame(
     state, result = advance(
         state,
         options,
-        follow=lambda state: follow_face(model, image, state, options),
+        follow=lambda state: followed_face(model, image, state, options),
         detect=detect,
         restart=lambda box: restart_face(model, image, box, options),
     )
@@ -189,17 +217,20 @@ def track_step(
         >>> bool(result.success)
         True
     """
-    followed = follow_face(model, image, state, options)
-    state = after_follow(state, followed)
-    again, found = None, jnp.zeros((), bool)
-    if box is not None:
-        found = needs_detection(state, options) & jnp.all(jnp.isfinite(box))
+    followed = followed_face(model, image, state, options)
+    if box is None:
+        state, result = followed.state, followed.result
+    else:
+        found = followed.asks & jnp.all(jnp.isfinite(box))
         again = lax.cond(
             found,
             lambda: restart_face(model, image, box, options),
             lambda: _no_face(model, options),
         )
-    state, result = finish_frame(state, followed, again, options, found=found)
+        before = after_follow(state, followed.result)
+        state, result = finish_frame(
+            before, followed.result, again, options, found=found
+        )
     return with_template(image, state, result, options), result
 
 
@@ -232,6 +263,38 @@ def with_template(
     template = _cut(jnp.asarray(image), state.landmarks, state.params.scale)
     template = chosen(result.success, template, state.template)
     return dataclasses.replace(state, template=template)
+
+
+@partial(jax.jit, static_argnames="large")
+def _follow(
+    model: CLNFModel,
+    image: Array,
+    image_size: Array,
+    params: PDMParams,
+    state: TrackerState,
+    options: TrackOptions,
+    large: bool,
+) -> Followed:
+    fit_options = _large(options) if large else options.follow
+    starts = jax.tree.map(lambda x: x[None], params)
+    result, _ = fit_face(model, image, image_size, starts, fit_options)
+    return without_detector(state, _with_room(result, options), options)
+
+
+def _large(options: TrackOptions) -> FitOptions:
+    """How a face is followed after a failure."""
+    return dataclasses.replace(options.first, starts=1)
+
+
+def _fit_from(
+    model: CLNFModel,
+    image: GreyImage,
+    params: PDMParams,
+    fit_options: FitOptions,
+    options: TrackOptions,
+) -> FitResult:
+    result = fit(model, image, params=params, options=fit_options)
+    return _with_room(result, options)
 
 
 _cut = jax.jit(cut_template)

@@ -6,11 +6,12 @@ These functions look at no pixels. What fits and a detector found is handed to t
     needs_detection   says whether a face detector is to look at this frame
     finish_frame      takes the fit from the detector's box or drops it, ends a lost
                       track
+    without_detector  all of that for a frame at which no detector looks
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -221,11 +222,50 @@ def finish_frame(
     return after, dataclasses.replace(result, success=success)
 
 
+class Followed(NamedTuple):
+    """A face followed into a frame, and what the frame is if no detector looks."""
+
+    result: FitResult
+    """The fit from the last frame's parameters."""
+    state: TrackerState
+    """The state at the end of the frame."""
+    asks: Bool[Array, "*b"]
+    """Whether a detector is to look, see `needs_detection`."""
+
+
+@jax.jit
+def without_detector(
+    state: TrackerState, followed: FitResult, options: TrackOptions
+) -> Followed:
+    """All that becomes of a face in a frame at which no detector looks: of most frames.
+
+    Args:
+        state: The state after the last frame.
+        followed: What `follow_face` returned.
+        options: The options.
+
+    Returns:
+        What `finish_frame` returns without a fit from a detector's box, and whether to
+        ask the detector.
+
+    Example:
+        >>> options = TrackOptions()
+        >>> state = start_tracking(model, options)
+        >>> followed = follow_face(model, image, state, options)
+        >>> _, state, asks = without_detector(state, followed, options)
+        >>> bool(asks), int(state.failures_in_a_row)
+        (True, 0)
+    """
+    before = after_follow(state, followed)
+    after, result = finish_frame(before, followed, None, options)
+    return Followed(result, after, needs_detection(before, options))
+
+
 def advance(
     state: TrackerState,
     options: TrackOptions,
     *,
-    follow: Callable[[TrackerState], FitResult],
+    follow: Callable[[TrackerState], Followed],
     detect: Callable[[], np.ndarray | None],
     restart: Callable[[np.ndarray], FitResult],
 ) -> tuple[TrackerState, FitResult]:
@@ -234,7 +274,7 @@ def advance(
     Args:
         state: The state after the last frame.
         options: The options.
-        follow: Fits from a state.
+        follow: Fits from a state, see `without_detector`.
         detect: Looks for one face: its box, or None. Called only when needed.
         restart: Fits from a box.
 
@@ -244,29 +284,52 @@ def advance(
     Example:
         >>> options = TrackOptions()
         >>> state = start_tracking(model, options)
-        >>> nothing = lambda state: follow_face(model, image, state, options)
+        >>> nothing = follow_face(model, image, state, options)
         >>> state, result = advance(
-        ...     state, options, follow=nothing, detect=lambda: None, restart=nothing
+        ...     state,
+        ...     options,
+        ...     follow=lambda state: without_detector(state, nothing, options),
+        ...     detect=lambda: None,
+        ...     restart=lambda box: nothing,
         ... )
         >>> int(state.failures_in_a_row), bool(result.success)
         (0, False)
     """
     followed = follow(state)
-    state, asks, ended = _without_detector(state, followed, options)
-    box = detect() if asks else None
-    if box is None:
-        return ended
-    return finish_frame(state, followed, restart(box), options)
+    box = detect() if followed.asks else None
+    restarted = None if box is None else restart(box)
+    return finished(state, followed, restarted, options)
 
 
-@jax.jit
-def _without_detector(
-    state: TrackerState, followed: FitResult, options: TrackOptions
-) -> tuple[TrackerState, Bool[Array, ""], tuple[TrackerState, FitResult]]:
-    """What most frames need, at once: the state, whether to ask, and the end if not."""
-    state = after_follow(state, followed)
-    ended = finish_frame(state, followed, None, options)
-    return state, needs_detection(state, options), ended
+def finished(
+    state: TrackerState,
+    followed: Followed,
+    restarted: FitResult | None,
+    options: TrackOptions,
+) -> tuple[TrackerState, FitResult]:
+    """`finish_frame` with what is known from following the face.
+
+    Args:
+        state: The state after the last frame.
+        followed: The face, followed into this one.
+        restarted: What `restart_face` returned; None if it was not called.
+        options: The options.
+
+    Returns:
+        As `finish_frame`.
+
+    Example:
+        >>> options = TrackOptions()
+        >>> state = start_tracking(model, options)
+        >>> nothing = follow_face(model, image, state, options)
+        >>> followed = without_detector(state, nothing, options)
+        >>> bool(finished(state, followed, None, options)[0].initialised)
+        False
+    """
+    if restarted is None:
+        return followed.state, followed.result
+    before = after_follow(state, followed.result)
+    return finish_frame(before, followed.result, restarted, options)
 
 
 def chosen(condition: Bool[Array, ""], first: Any, second: Any) -> Any:
