@@ -51,15 +51,20 @@ OPTIONS = {
     "converged, 3 starts": jaxclnf.FitOptions(use_parts=False),
     "converged, 11 starts": jaxclnf.FitOptions(use_parts=False, starts=11),
 }
+_SOME, _MANY = 16, 4096
+"""Faces from and to which cost is to grow linearly."""
+
 SAME, LOOSE = 0.02, 0.5
 """By how much a figure may be worse than the baseline's: steps; ratios of times."""
 
 
 def median_ms(function: Callable[[], Any], seconds: float = 3.0) -> float:
-    """Median time of a call, milliseconds, over at least five calls."""
-    jax.block_until_ready(function())
+    """Median time of a call that was made before, milliseconds.
+
+    Over 200 calls, or as many as that time allows, but three at least.
+    """
     times: list[float] = []
-    while len(times) < 5 or (sum(times) < 1e3 * seconds and len(times) < 200):
+    while len(times) < 3 or (sum(times) < 1e3 * seconds and len(times) < 200):
         begin = time.perf_counter()
         jax.block_until_ready(function())
         times.append(1e3 * (time.perf_counter() - begin))
@@ -78,8 +83,8 @@ def machine() -> dict:
     """What runs, and what it can do: the two floors of every stage."""
     a = jnp.asarray(np.random.default_rng(0).normal(size=(1536, 1536)), jnp.float32)
     much = jnp.zeros(1 << 26, jnp.float32)
-    product = jax.jit(lambda a: jnp.matmul(a, a))
-    copy = jax.jit(lambda x: x + 1)
+    product = jax.jit(lambda a: jnp.matmul(a, a)).lower(a).compile()
+    copy = jax.jit(lambda x: x + 1).lower(much).compile()
     flops = 2 * a.shape[0] ** 3 / median_ms(lambda: product(a)) * 1e3
     rate = 2 * much.nbytes / median_ms(lambda: copy(much)) * 1e3
     return {
@@ -123,6 +128,7 @@ def latency(model: jaxclnf.CLNFModel, grey: np.ndarray) -> dict[str, dict]:
         starts = jaxclnf.starts_from_box(model.pdm, jnp.asarray(box), options.starts)
         inputs = (model, image, size, starts, options)
         begin = time.perf_counter()
+        _say(name)
         lowered = jax.jit(lambda m, i, s, p, o: fit_face(m, i, s, p, o)[0]).lower(
             *inputs
         )
@@ -133,6 +139,7 @@ def latency(model: jaxclnf.CLNFModel, grey: np.ndarray) -> dict[str, dict]:
         run = partial(compiled, *inputs)
         if options.starts > 1:
             run = partial(jaxclnf.fit, model, grey, box, options=options)
+            run()
         rows[name] = {
             "ms": round(median_ms(run), 3),
             "steps": int(result.num_steps.sum()),
@@ -154,6 +161,7 @@ def batches(
                 jaxclnf.fit_many, model, grey, boxes_of(count), options=OPTIONS[name]
             )
             result = run()
+            _say(f"{name}, {count} faces")
             rows[f"{name}, {count} faces"] = {
                 "ms_per_face": round(median_ms(run) / count, 3),
                 "peak_gb": round(_peak_bytes() / 1e9, 2),
@@ -164,6 +172,10 @@ def batches(
             away = np.linalg.norm(np.asarray(result.landmarks) - centre, axis=2)
             lanes["px_from_median"] = round(float(np.median(away)), 4)
     return rows, lanes
+
+
+def _say(row: str) -> None:
+    print(f"{row} ...", file=sys.stderr, flush=True)
 
 
 def _lane_steps(num_steps: np.ndarray) -> dict:
@@ -232,6 +244,7 @@ def stages(model: jaxclnf.CLNFModel, grey: np.ndarray, rates: dict) -> dict[str,
                 flops / rates["gflops"] / 1e6,
                 4 * numbers / rates["gbytes_per_s"] / 1e6,
             )
+            jax.block_until_ready(function())
             ms = median_ms(function, 1.0)
             rows[f"{stage}, window {window}"] = {
                 "ms": round(ms, 4),
@@ -250,9 +263,16 @@ def ratios(report: dict) -> dict[str, float]:
         one = ms["converged, 1 start"]
         found[f"{name}: converged / openface"] = one / ms["openface, 1 start"]
         found[f"{name}: 11 starts / 1"] = ms["converged, 11 starts"] / one
-        many = list(model["batches"].items())
-        own = [x["ms_per_face"] for row, x in many if row.startswith("converged, 1 ")]
-        found[f"{name}: a face of the largest batch / alone"] = own[-1] / one
+        own = {
+            int(row.split(", ")[-1].removesuffix(" faces")): x["ms_per_face"]
+            for row, x in model["batches"].items()
+            if row.startswith("converged, 1 ")
+        }
+        for count, each in own.items():
+            found[f"{name}: one of {count} faces / alone"] = each / one
+        if {_SOME, _MANY} <= own.keys():
+            grown = own[_MANY] / own[_SOME]
+            found[f"{name}: one of {_MANY} faces / one of {_SOME}"] = grown
     return {name: round(value, 3) for name, value in found.items()}
 
 
@@ -331,7 +351,9 @@ def _row(cells: list, ms: float, times: dict, key: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", help="default: the embedded model")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64, 256])
+    parser.add_argument(
+        "--batches", nargs="+", type=int, default=[1, 16, 64, 256, 1024, _MANY]
+    )
     parser.add_argument("--out", type=Path, help="where to write the JSON")
     parser.add_argument("--reference-json", type=Path)
     parser.add_argument("--check", type=Path, metavar="BASELINE")
