@@ -35,8 +35,10 @@ SHARED = Path(os.environ.get("JAXCLNF_SHARED") or DEFAULT_SHARED)
 SLOW_EXAMPLES = (
     "app.check.check_model",
     "app.face_rows.openface_row",
+    "app.tables.faces_of",
     "diagnosis.agreement.judge_agreement",
     "diagnosis.verify.Verification.certified",
+    "diagnosis.verify.verify",
     "fitting.face.conclude_face",
     "fitting.face.fit_face",
     "fitting.fit.fit_with_trace",

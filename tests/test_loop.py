@@ -30,6 +30,12 @@ NEWTON_TOL = 1e-7  # of quantities of size 1 to 1e3, float64
 _resume = jax.jit(resume)
 
 
+def _stepwise_tol(options: NURLMSOptions) -> float:
+    """Between a loop and its steps alone: one program may add in another order."""
+    dtype = jnp.asarray(options.shape_tol).dtype
+    return 32 * float(jnp.finfo(dtype).eps)  # half of one was seen
+
+
 def _options(dtype, shape_tol: float = 0.005, solver: str = "em") -> NURLMSOptions:
     return NURLMSOptions(
         solver=solver,  # pyright: ignore[reportArgumentType]
@@ -94,14 +100,15 @@ def test_a_loop_in_python_takes_the_same_steps(names, rigid):
     problem = names["pdm"], names["responses"], names["params"]
     options = _options(names["pdm"].mean_shape.dtype)
     _, states, valid = nu_rlms_with_trace(*problem, options, rigid=rigid)
+    tol = _stepwise_tol(options)
     state = nu_rlms_init(*problem, options, rigid=rigid)
     slot = 0
     while state.status == Status.RUNNING:
         state = nu_rlms_step(*problem[:2], state, options, rigid=rigid)
         slot += 1
-        _same(jax.tree.map(lambda x, k=slot: x[k], states), state)
+        _same(jax.tree.map(lambda x, k=slot: x[k], states), state, tol)
     assert slot == np.asarray(valid).sum() - 1
-    _same(nu_rlms(*problem, options, rigid=rigid), state)
+    _same(nu_rlms(*problem, options, rigid=rigid), state, tol)
 
 
 def test_an_ended_state_is_resumed_as_it_is():
@@ -119,7 +126,8 @@ def test_a_phase_in_two_halves_is_the_phase():
     state = nu_rlms_init(*problem, options)
     for _ in range(3):
         state = nu_rlms_step(*problem[:2], state, options)
-    _same(_resume(*problem[:2], state, options), nu_rlms(*problem, options))
+    halves = _resume(*problem[:2], state, options)
+    _same(halves, nu_rlms(*problem, options), _stepwise_tol(options))
 
 
 @pytest.mark.slow
