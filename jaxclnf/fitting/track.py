@@ -70,10 +70,10 @@ def followed_face(
     """`follow_face` and `without_detector` in one program: one call for most frames.
 
     Args:
-        model: The model.
-        image: Grey values of the new frame.
-        state: The state after the last frame.
-        options: The options.
+        model: As for `follow_face`.
+        image: As for `follow_face`.
+        state: As for `follow_face`.
+        options: As for `follow_face`.
 
     Returns:
         The fit, and what the frame is if no detector looks at it.
