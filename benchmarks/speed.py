@@ -127,8 +127,8 @@ def latency(model: jaxclnf.CLNFModel, grey: np.ndarray) -> dict[str, dict]:
     for name, options in OPTIONS.items():
         starts = jaxclnf.starts_from_box(model.pdm, jnp.asarray(box), options.starts)
         inputs = (model, image, size, starts, options)
-        begin = time.perf_counter()
         _say(name)
+        begin = time.perf_counter()
         lowered = jax.jit(lambda m, i, s, p, o: fit_face(m, i, s, p, o)[0]).lower(
             *inputs
         )
@@ -160,8 +160,8 @@ def batches(
             run = partial(
                 jaxclnf.fit_many, model, grey, boxes_of(count), options=OPTIONS[name]
             )
-            result = run()
             _say(f"{name}, {count} faces")
+            result = run()
             rows[f"{name}, {count} faces"] = {
                 "ms_per_face": round(median_ms(run) / count, 3),
                 "peak_gb": round(_peak_bytes() / 1e9, 2),

@@ -18,8 +18,8 @@ from jaxclnf.fitting.track_options import TrackOptions
 from jaxclnf.fitting.track_state import (
     Followed,
     TrackerState,
+    finish_followed,
     finish_frame,
-    finished,
     start_tracking,
 )
 
@@ -154,7 +154,7 @@ def track_faces(
         if not track.result.success:
             box, free = _taken_box(track, free, before)
         restarted = None if box is None else work.restart(box)
-        state, result = finished(old.state, one, restarted, track_options)
+        state, result = finish_followed(old.state, one, restarted, track_options)
         if int(state.failures_in_a_row) < options.max_failures and state.initialised:
             kept.append(Track(track.face_id, work.remember(state, result), result))
     for box in new_boxes(free, [box_of(t.state) for t in kept]):

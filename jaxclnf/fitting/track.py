@@ -29,9 +29,8 @@ from jaxclnf.fitting.track_state import (
     Followed,
     TrackerState,
     advance,
-    after_follow,
     chosen,
-    finish_frame,
+    finish_followed,
     without_detector,
 )
 from jaxclnf.shape.pdm import PDMParams
@@ -218,19 +217,15 @@ def track_step(
         True
     """
     followed = followed_face(model, image, state, options)
-    if box is None:
-        state, result = followed.state, followed.result
-    else:
+    again, found = None, jnp.zeros((), bool)
+    if box is not None:
         found = followed.asks & jnp.all(jnp.isfinite(box))
         again = lax.cond(
             found,
             lambda: restart_face(model, image, box, options),
             lambda: _no_face(model, options),
         )
-        before = after_follow(state, followed.result)
-        state, result = finish_frame(
-            before, followed.result, again, options, found=found
-        )
+    state, result = finish_followed(state, followed, again, options, found=found)
     return with_template(image, state, result, options), result
 
 

@@ -298,38 +298,41 @@ def advance(
     followed = follow(state)
     box = detect() if followed.asks else None
     restarted = None if box is None else restart(box)
-    return finished(state, followed, restarted, options)
+    return finish_followed(state, followed, restarted, options)
 
 
-def finished(
+def finish_followed(
     state: TrackerState,
     followed: Followed,
     restarted: FitResult | None,
     options: TrackOptions,
+    *,
+    found: Bool[Array, ""] | bool = True,
 ) -> tuple[TrackerState, FitResult]:
     """`finish_frame` with what is known from following the face.
 
     Args:
         state: The state after the last frame.
         followed: The face, followed into this one.
-        restarted: What `restart_face` returned; None if it was not called.
-        options: The options.
+        restarted: As for `finish_frame`.
+        options: As for `finish_frame`.
+        found: As for `finish_frame`.
 
     Returns:
         As `finish_frame`.
 
     Example:
-        >>> options = TrackOptions()
-        >>> state = start_tracking(model, options)
-        >>> nothing = follow_face(model, image, state, options)
-        >>> followed = without_detector(state, nothing, options)
-        >>> bool(finished(state, followed, None, options)[0].initialised)
+        >>> state, options = start_tracking(model, TrackOptions()), TrackOptions()
+        >>> nothing = without_detector(
+        ...     state, follow_face(model, image, state, options), options
+        ... )
+        >>> bool(finish_followed(state, nothing, None, options)[0].initialised)
         False
     """
     if restarted is None:
         return followed.state, followed.result
     before = after_follow(state, followed.result)
-    return finish_frame(before, followed.result, restarted, options)
+    return finish_frame(before, followed.result, restarted, options, found=found)
 
 
 def chosen(condition: Bool[Array, ""], first: Any, second: Any) -> Any:
