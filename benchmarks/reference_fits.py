@@ -17,7 +17,9 @@ from annotated import error, shared_folder
 import jaxclnf
 from jaxclnf.app.datasets import read_pts
 from jaxclnf.app.media import read_image
-from jaxclnf.fitting.face import fit_face
+from jaxclnf.fitting.face import conclude_face
+from jaxclnf.fitting.hypotheses import fit_starts
+from jaxclnf.fitting.pruning import BestStart
 
 EXPERTS = {
     "clnf_general": "clnf_general",
@@ -148,14 +150,25 @@ def starts_of(pdm: jaxclnf.PDM, box: jax.Array, num_starts: int) -> jaxclnf.PDMP
 
 
 @jax.jit
-def _fit(
+def _search(
     model: jaxclnf.CLNFModel,
     image: np.ndarray,
     size: np.ndarray,
     starts: jaxclnf.PDMParams,
     options: jaxclnf.FitOptions,
+) -> BestStart:
+    return fit_starts(model, image, size, starts, options)
+
+
+@jax.jit
+def _conclude(
+    model: jaxclnf.CLNFModel,
+    image: np.ndarray,
+    size: np.ndarray,
+    found: BestStart,
+    options: jaxclnf.FitOptions,
 ) -> jaxclnf.FitResult:
-    return fit_face(model, image, size, starts, options)[0]
+    return conclude_face(model, image, size, found, options)[0]
 
 
 def on_canvas(image: np.ndarray) -> np.ndarray:
@@ -170,11 +183,26 @@ def on_canvas(image: np.ndarray) -> np.ndarray:
 def run(
     configuration: str, mode: str, image: np.ndarray, box: np.ndarray
 ) -> jaxclnf.FitResult:
-    """Fits one face as the C++ program would."""
-    model, options = model_of(configuration), options_of(configuration, mode)
+    """Fits one face as the C++ program would: `fit_face` in its two halves.
+
+    Few programs do for all configurations. Each half is given what it looks at, so that
+    configurations with the same experts, or the same parts, share it. Both modes have
+    as many starts: of a single one the others are NaN, and end at once.
+    """
+    model, options = model_of(configuration), options_of(configuration, "multi")
     starts = starts_of(model.pdm, jnp.asarray(box, jnp.float32), options.starts)
-    size = np.asarray(image.shape, np.int32)
-    return _fit(model, on_canvas(image), size, starts, options)
+    is_run = np.arange(options.starts) < MODES[mode]
+    starts = jax.tree.map(
+        lambda x: np.where(is_run.reshape(-1, *(1,) * (x.ndim - 1)), x, np.nan), starts
+    )
+    place = jnp.asarray(on_canvas(image)), np.asarray(image.shape, np.int32)
+    whole = dataclasses.replace(model, parts=(), validator=None)
+    whole_options = dataclasses.replace(options, use_parts=False)
+    found = _search(whole, *place, starts, whole_options)
+    rest = dataclasses.replace(model, experts=(), info=jaxclnf.ModelInfo("parts"))
+    # The parts have window sizes of their own.
+    rest_options = dataclasses.replace(options, window_sizes=())
+    return _conclude(rest, *place, found, rest_options)
 
 
 def compare(configuration: str, mode: str, case: Case) -> Comparison:

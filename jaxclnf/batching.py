@@ -15,13 +15,17 @@ from jax import lax
 from jax.core import eval_jaxpr
 from jax.custom_batching import custom_vmap
 
+from jaxclnf.by_platform import by_platform
 
-def map_batch(function: Callable, *args: Any) -> Any:
+
+def map_batch(function: Callable, *args: Any, shared: tuple = ()) -> Any:
     """Applies a function along leading axes: in turn on CPU, elsewhere at once.
 
     Args:
-        function: Of arguments without the axis.
+        function: Of arguments without the axis, and of what is shared before them; what
+            it refers to from outside may not be traced.
         *args: Pytrees with it.
+        shared: Pytrees that are the same for all.
 
     Returns:
         Its results, with a leading axis.
@@ -30,14 +34,15 @@ def map_batch(function: Callable, *args: Any) -> Any:
         >>> map_batch(lambda x, y: x + y, jnp.arange(3.0), jnp.ones(3)).tolist()
         [1.0, 2.0, 3.0]
     """
-    return _map_batch(function, function, args)
+    return _map_batch(function, function, shared, args)
 
 
-def _map_batch(in_turn: Callable, at_once: Callable, args: tuple) -> Any:
-    return lax.platform_dependent(
-        *args,
-        cpu=lambda *args: lax.map(lambda row: in_turn(*row), args),
-        default=jax.vmap(at_once),
+def _map_batch(in_turn: Callable, at_once: Callable, shared: tuple, args: tuple) -> Any:
+    return by_platform(
+        shared,
+        args,
+        cpu=lambda shared, args: lax.map(lambda row: in_turn(*shared, *row), args),
+        default=lambda shared, args: jax.vmap(partial(at_once, *shared))(*args),
     )
 
 
@@ -104,12 +109,13 @@ def _in_turn_on_cpu(
         del size
         leaves, tree = jax.tree.flatten(args)
         flags = jax.tree.leaves(list(batched))
-        rows = [x for x, flag in zip(leaves, flags, strict=True) if flag]
+        both = list(zip(leaves, flags, strict=True))
+        rows = [x for x, flag in both if flag]
+        rest = [x for x, flag in both if not flag]
 
-        def on_row(function: Callable, *row: Any) -> Any:
-            rest = iter(row)
-            both = zip(leaves, flags, strict=True)
-            return function(*tree.unflatten(next(rest) if f else x for x, f in both))
+        def on_row(function: Callable, rest: list, *row: Any) -> Any:
+            sources = {True: iter(row), False: iter(rest)}
+            return function(*tree.unflatten(next(sources[flag]) for flag in flags))
 
         if not rows:
             # `jax.jacfwd`: derivatives in many directions, of one face.
@@ -119,6 +125,7 @@ def _in_turn_on_cpu(
             results = _map_batch(
                 partial(on_row, in_turn or mapped),
                 partial(on_row, at_once),
+                (rest,),
                 tuple(rows),
             )
         return results, jax.tree.map(lambda _: bool(rows), results)

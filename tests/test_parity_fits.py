@@ -47,12 +47,12 @@ def _bound(configuration: str) -> float:
     return WILD_BOUND if _is_wild(configuration) else BOUND
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("configuration", EXPERTS)
-def test_configuration(configuration: str, mode: str):
-    """Both families in one test: they share a program that takes long to compile."""
-    _check_samples(configuration, mode)
-    _check_annotated_photographs(configuration, mode)
+def test_configuration(configuration: str):
+    """All in one process: they share programs that take long to compile."""
+    for mode in MODES:
+        _check_samples(configuration, mode)
+        _check_annotated_photographs(configuration, mode)
 
 
 def _check_samples(configuration: str, mode: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from reference_fits import on_canvas
 
 from jaxclnf.app.cli import main
 from jaxclnf.app.datasets import AnnotatedFace, faces_of_list, faces_with_pts
@@ -47,6 +48,11 @@ def test_derivatives_of_published_shape_models(openface_dir, file, capsys):
     assert "all within tolerance" in capsys.readouterr().out
 
 
+def _grey(face: AnnotatedFace) -> np.ndarray:
+    """Every photograph on a canvas of one size: one compilation."""
+    return on_canvas(read_image(face.image)[1])
+
+
 def _faces(shared: Path, name: str) -> list[AnnotatedFace]:
     folder = shared / "faces" / name
     if name == "openface_reference":
@@ -58,7 +64,7 @@ def _faces(shared: Path, name: str) -> list[AnnotatedFace]:
 def test_every_phase_converges_on_every_face(shared, model, name):
     errors = []
     for face in _faces(shared, name):
-        grey = read_image(face.image)[1]
+        grey = _grey(face)
         result = fit(model, grey, face.box.astype(np.float32), options=OPTIONS)
         assert Status(int(result.status)) == Status.CONVERGED, face.name
         assert np.all(np.asarray(result.shape_delta) < 0.005), face.name
@@ -76,7 +82,7 @@ def test_objective_never_falls(shared, openface_dir):
     general = general.prepared(FitOptions().window_sizes)
     for name in MEDIAN_ERRORS:
         for face in _faces(shared, name)[::40]:
-            grey = read_image(face.image)[1]
+            grey = _grey(face)
             _, trace = fit_with_trace(general, grey, face.box, options=OPTIONS)
             value = np.asarray(trace.states.objective)
             gain = np.diff(value, axis=-1)[np.asarray(trace.valid)[..., 1:]]
@@ -89,7 +95,7 @@ def test_trace_ends_in_the_plain_result(shared, model):
     What is worked out once behind the steps each program adds up in its own order.
     """
     face = _faces(shared, "lfpw_test")[0]
-    grey, box = read_image(face.image)[1], face.box.astype(np.float32)
+    grey, box = _grey(face), face.box.astype(np.float32)
     options = FitOptions(solver="em", use_parts=False, starts=1)
     plain = fit(model, grey, box, options=options)
     traced, trace = fit_with_trace(model, grey, box, options=options)
@@ -110,7 +116,7 @@ def test_parts_converge_too(shared, model):
     fitted = 0
     for name in MEDIAN_ERRORS:
         for face in _faces(shared, name)[::20]:
-            grey = read_image(face.image)[1]
+            grey = _grey(face)
             result = fit(model, grey, face.box.astype(np.float32))
             assert Status(int(result.status)) == Status.CONVERGED, face.name
             for part in result.parts.values():

@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxclnf.by_platform import by_platform
 from jaxclnf.experts.types import CCNFExperts
 
 
@@ -48,11 +49,12 @@ def apply_sigma(
     """
     window = math.isqrt(field.shape[1])
     if window in experts.sigma:
-        return lax.platform_dependent(
+        return by_platform(
+            experts.sigma[window],
             view,
             field,
-            cpu=partial(_product_of_view, experts.sigma[window]),
-            default=partial(_products_of_all, experts.sigma[window]),
+            cpu=_product_of_view,
+            default=_products_of_all,
         )
     diagonal = 2 * jnp.sum(experts.alpha[view], axis=1)[:, None]
     present = diagonal > 0

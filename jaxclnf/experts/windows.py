@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxclnf.by_platform import by_platform
 from jaxclnf.materialised import materialised
 
 _TOGETHER = 17
@@ -45,7 +46,7 @@ def normalised_correlation(
     # With zero-mean filters the regions' own means drop out of the products.
     filters = filters - filters.mean(axis=(2, 3), keepdims=True)
     filters = filters.reshape(n, k, p * p)
-    return lax.platform_dependent(areas, filters, cpu=_in_turn, default=_at_once)
+    return by_platform(areas, filters, cpu=_in_turn, default=_at_once)
 
 
 def _at_once(

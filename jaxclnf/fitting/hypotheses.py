@@ -1,6 +1,7 @@
 """Several starts for one face: where they are, and which of their fits is kept."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jaxclnf.batching import map_batch
 from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
-from jaxclnf.fitting.progress import Finished, conclude_scales
+from jaxclnf.fitting.progress import Finished, Progress, conclude_scales
 from jaxclnf.fitting.pruning import (
     BestStart,
     Chosen,
@@ -175,19 +176,19 @@ def _search(
     count = starts.scale.shape[0]
     place = model, image, image_size
     if not is_pruned(model, count, options):
-        done = over_starts(
-            lambda start: fit_scales(*place, start, options, with_trace=with_trace),
-            starts,
-        )
+        done = run_each(fit_scales, *place, starts, options, with_trace=with_trace)
         return keep_likeliest(None, jnp.arange(count), done, None, options)
-    begun = over_starts(
-        lambda start: begin_start(*place, start, options, with_trace=with_trace),
-        starts,
-    )
+    begun = run_each(begin_start, *place, starts, options, with_trace=with_trace)
     cutoffs = early_termination(model, options)
     chosen = choose_starts(cutoffs, begun, options)
 
-    def finish(chosen: Chosen) -> Finished:
+    def finish(
+        model: CLNFModel,
+        image: GreyImage,
+        begun: Progress,
+        options: FitOptions,
+        chosen: Chosen,
+    ) -> Finished:
         mine = jax.tree.map(lambda x: x[chosen.order], begun)
         args = model, image, mine, chosen.modes, options
         if cutoffs is None:
@@ -200,18 +201,68 @@ def _search(
             lambda: conclude_scales(model, mine),
         )
 
-    # In turn, a start that does not go on costs nothing.
-    spread = over_starts if cutoffs is None else lax.map
-    finished = spread(finish, chosen)
+    shared = model, image, begun, options
+    if cutoffs is None:
+        finished = over_starts(finish, chosen, shared)
+    else:
+        # In turn, a start that does not go on costs nothing.
+        finished = lax.map(partial(finish, *shared), chosen)
     return keep_likeliest(begun, chosen.order, finished, chosen.goes_on, options)
 
 
-def over_starts(function: Callable, starts: Any) -> Any:
+def run_each(
+    run: Callable,
+    model: CLNFModel,
+    image: GreyImage,
+    image_size: Int[Array, " 2"],
+    starts: PDMParams,
+    options: FitOptions,
+    *,
+    with_trace: bool = False,
+) -> Any:
+    """What `fit_scales` or `begin_start` makes of each start; see `over_starts`.
+
+    Args:
+        run: One of the two.
+        model: The model; its parts are not looked at.
+        image: Grey values; may be padded with zeros on the right and at the bottom.
+        image_size: Height and width without the padding.
+        starts: Where to start, one leading axis.
+        options: The options.
+        with_trace: Whether to keep every state (static).
+
+    Returns:
+        Its results, with a leading axis.
+
+    Example:
+        >>> starts = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+        >>> place = model, jnp.asarray(image), jnp.asarray(image.shape)
+        >>> options = FitOptions(window_sizes=(9, 7))
+        >>> begun = run_each(begin_start, *place, starts, options)
+        >>> begun.status.shape
+        (2,)
+    """
+
+    def one(
+        model: CLNFModel,
+        image: GreyImage,
+        image_size: Array,
+        options: FitOptions,
+        start: PDMParams,
+    ) -> Any:
+        return run(model, image, image_size, start, options, with_trace=with_trace)
+
+    return over_starts(one, starts, (model, image, image_size, options))
+
+
+def over_starts(function: Callable, starts: Any, shared: tuple = ()) -> Any:
     """Calls a function for each start: in turn on CPU, and at once elsewhere.
 
     Args:
-        function: Of one start.
+        function: Of what is shared and one start; what it refers to from outside may
+            not be traced.
         starts: With a leading axis.
+        shared: What is the same for all.
 
     Returns:
         Its results, with a leading axis.
@@ -221,6 +272,6 @@ def over_starts(function: Callable, starts: Any) -> Any:
         [1.0, 2.0, 3.0]
     """
     if jax.tree.leaves(starts)[0].shape[0] == 1:
-        only = function(jax.tree.map(lambda x: x[0], starts))
+        only = function(*shared, jax.tree.map(lambda x: x[0], starts))
         return jax.tree.map(lambda x: x[None], only)
-    return map_batch(function, starts)
+    return map_batch(function, starts, shared=shared)

@@ -4,6 +4,7 @@ What XLA spreads over threads within one program of this size gains little; seve
 programs at a time do.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float
 from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.cores import num_cores, on_all_cores
 from jaxclnf.fitting.face import conclude_face
-from jaxclnf.fitting.hypotheses import over_starts, with_end
+from jaxclnf.fitting.hypotheses import run_each, with_end
 from jaxclnf.fitting.model import CLNFModel, EarlyTermination
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.progress import Finished, Progress, conclude_scales
@@ -102,16 +103,19 @@ def _search(
     with_trace: bool,
 ) -> _Searched:
     count = starts.scale.shape[0]
-    place = model, image, image_size
+    # Fits with parts and without share what comes before them.
+    model = dataclasses.replace(model, parts=(), validator=None)
+    options = dataclasses.replace(options, use_parts=False)
     shares = _shares(starts, num_cores())
+
+    def each(run: Callable, share: PDMParams) -> Any:
+        place = model, image, image_size
+        return _each(run, *place, share, options, with_trace=with_trace)
+
     if not is_pruned(model, count, options):
-        done = on_all_cores(
-            lambda share: _each(fit_scales, *place, share, options, with_trace), shares
-        )
+        done = on_all_cores(partial(each, fit_scales), shares)
         return _Searched([], None, done)
-    begun = on_all_cores(
-        lambda share: _each(begin_start, *place, share, options, with_trace), shares
-    )
+    begun = on_all_cores(partial(each, begin_start), shares)
     cutoffs = early_termination(model, options)
     chosen, going = _choose(cutoffs, begun, options, count)
     rows = zip(going, chosen.goes_on.tolist(), strict=True)
@@ -141,21 +145,7 @@ def _shares(starts: PDMParams, cores: int) -> list[PDMParams]:
     ]
 
 
-@partial(jax.jit, static_argnames=("run", "with_trace"))
-def _each(
-    run: Callable,
-    model: CLNFModel,
-    image: GreyImage,
-    image_size: Any,
-    starts: PDMParams,
-    options: FitOptions,
-    with_trace: bool,
-) -> Any:
-    """What `fit_scales` or `begin_start` makes of each start."""
-    place = model, image, image_size
-    return over_starts(
-        lambda start: run(*place, start, options, with_trace=with_trace), starts
-    )
+_each = jax.jit(run_each, static_argnames=("run", "with_trace"))
 
 
 @partial(jax.jit, static_argnames="count")
