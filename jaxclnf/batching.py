@@ -22,8 +22,8 @@ def map_batch(function: Callable, *args: Any, shared: tuple = ()) -> Any:
     """Applies a function along leading axes: in turn on CPU, elsewhere at once.
 
     Args:
-        function: Of arguments without the axis, and of what is shared before them; what
-            it refers to from outside may not be traced.
+        function: Of what is shared, then of arguments without the axis; what it refers
+            to from outside may not be traced.
         *args: Pytrees with it.
         shared: Pytrees that are the same for all.
 

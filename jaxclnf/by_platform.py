@@ -29,7 +29,8 @@ def by_platform(*args: Any, cpu: Callable, default: Callable) -> Any:
         The results of one of them.
 
     Raises:
-        ValueError: `cpu` refers to something traced that is no argument.
+        ValueError: `cpu` refers to something traced that is no argument; or, where it
+            is lowered, `default` has other results.
 
     Example:
         >>> by_platform(jnp.ones(2), cpu=lambda x: 2 * x, default=lambda x: x + x)
@@ -77,8 +78,16 @@ def _on_cpu(*leaves: Any, cpu: ClosedJaxpr, default: Callable) -> list:
 
 
 def _elsewhere(*leaves: Any, cpu: ClosedJaxpr, default: Callable) -> list:
-    del cpu
-    return default(*leaves)
+    results = default(*leaves)
+    found, expected = (
+        [f"{x.dtype}{list(x.shape)}" for x in some] for some in (results, cpu.out_avals)
+    )
+    if found != expected:
+        raise ValueError(
+            f"found results {', '.join(found)} of `default`; expected those of `cpu`, "
+            f"{', '.join(expected)}"
+        )
+    return results
 
 
 mlir.register_lowering(

@@ -84,3 +84,11 @@ def test_what_is_traced_must_be_an_argument():
 
     with pytest.raises(ValueError, match="expected all that is traced among the arg"):
         jax.jit(hidden)(1.0)
+
+
+def test_ways_have_results_of_the_same_shapes():
+    traced = jax.jit(lambda x: by_platform(x, cpu=jnp.sin, default=jnp.sum)).trace(X)
+    traced.lower()
+    message = r"found results float64\[\] of `default`; .* `cpu`, float64\[3, 2\]"
+    with pytest.raises(ValueError, match=message):
+        traced.lower(lowering_platforms=("cuda",))
