@@ -19,7 +19,6 @@ from jaxclnf.app.datasets import read_pts
 from jaxclnf.app.media import read_image
 from jaxclnf.fitting.face import conclude_face
 from jaxclnf.fitting.hypotheses import fit_starts
-from jaxclnf.fitting.pruning import BestStart
 
 EXPERTS = {
     "clnf_general": "clnf_general",
@@ -149,26 +148,8 @@ def starts_of(pdm: jaxclnf.PDM, box: jax.Array, num_starts: int) -> jaxclnf.PDMP
     return jaxclnf.starts_from_box(pdm, box, num_starts)
 
 
-@jax.jit
-def _search(
-    model: jaxclnf.CLNFModel,
-    image: np.ndarray,
-    size: np.ndarray,
-    starts: jaxclnf.PDMParams,
-    options: jaxclnf.FitOptions,
-) -> BestStart:
-    return fit_starts(model, image, size, starts, options)
-
-
-@jax.jit
-def _conclude(
-    model: jaxclnf.CLNFModel,
-    image: np.ndarray,
-    size: np.ndarray,
-    found: BestStart,
-    options: jaxclnf.FitOptions,
-) -> jaxclnf.FitResult:
-    return conclude_face(model, image, size, found, options)[0]
+_search = jax.jit(fit_starts)
+_conclude = jax.jit(conclude_face)
 
 
 def on_canvas(image: np.ndarray) -> np.ndarray:
@@ -202,7 +183,7 @@ def run(
     rest = dataclasses.replace(model, experts=(), info=jaxclnf.ModelInfo("parts"))
     # The parts have window sizes of their own.
     rest_options = dataclasses.replace(options, window_sizes=())
-    return _conclude(rest, *place, found, rest_options)
+    return _conclude(rest, *place, found, rest_options)[0]
 
 
 def compare(configuration: str, mode: str, case: Case) -> Comparison:

@@ -38,11 +38,8 @@ def by_platform(*args: Any, cpu: Callable, default: Callable) -> Any:
     """
     leaves, tree = jax.tree.flatten(args)
 
-    def flat(function: Callable) -> Callable:
-        def run(*leaves: Any) -> list:
-            return jax.tree.leaves(function(*tree.unflatten(leaves)))
-
-        return run
+    def elsewhere(*leaves: Any) -> list:
+        return jax.tree.leaves(default(*tree.unflatten(leaves)))
 
     closed, shape = jax.make_jaxpr(
         lambda *leaves: cpu(*tree.unflatten(leaves)), return_shape=True
@@ -53,7 +50,7 @@ def by_platform(*args: Any, cpu: Callable, default: Callable) -> Any:
             f"found {hidden[0]} referred to from outside; expected all that is traced "
             "among the arguments"
         )
-    results = _by_platform.bind(*leaves, cpu=closed, default=flat(default))
+    results = _by_platform.bind(*leaves, cpu=closed, default=elsewhere)
     return jax.tree.structure(shape).unflatten(results)
 
 
