@@ -2,15 +2,19 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxclnf.fitting import parts as parts_module
 from jaxclnf.fitting.fit import fit
+from jaxclnf.fitting.model import CLNFPart
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.parts import fit_parts, worst_status
 from jaxclnf.fitting.result import PartFit
+from jaxclnf.fitting.schedule import fit_scales
 from jaxclnf.shape.initial import params_from_landmarks
 from jaxclnf.shape.pdm import project
 from jaxclnf.status import Status
@@ -67,13 +71,19 @@ def test_no_parts_on_request(without):
 
 
 def _part_at(names: dict, patch_scaling: float, usable: bool = True):
+    return _fit_parts(names, _with_scaling(names, patch_scaling), usable=usable)
+
+
+def _with_scaling(names: dict, patch_scaling: float, name: str = "part") -> CLNFPart:
     (part,) = names["with_part"].parts
     (experts,) = part.model.experts
     experts = dataclasses.replace(experts, patch_scaling=jnp.asarray(patch_scaling))
     own = dataclasses.replace(part.model, experts=(experts,))
-    model = dataclasses.replace(
-        names["with_part"], parts=(dataclasses.replace(part, model=own),)
-    )
+    return dataclasses.replace(part, model=own, name=name)
+
+
+def _fit_parts(names: dict, *parts: CLNFPart, usable: bool = True):
+    model = dataclasses.replace(names["with_part"], parts=parts)
     image = jnp.asarray(names["image"])
     return jax.jit(fit_parts)(
         model,
@@ -97,6 +107,29 @@ def test_a_face_too_small_for_a_part_only_places_it(names: dict):
     np.testing.assert_array_equal(small.landmarks, names["landmarks"])
     (enough,) = _part_at(names, 1.2).parts.values()
     assert enough.fitted
+
+
+@pytest.mark.slow
+def test_parts_of_one_kind_share_a_program(names: dict, monkeypatch):
+    """The eyes: compiled once, fitted as if each were alone."""
+    traced = []
+
+    def counted(model, *args, **kwargs):
+        traced.append(model.pdm.num_landmarks)
+        return fit_scales(model, *args, **kwargs)
+
+    monkeypatch.setattr(parts_module, "fit_scales", counted)
+    one, other = (_with_scaling(names, s, n) for s, n in ((1.0, "one"), (0.9, "other")))
+    few = dataclasses.replace(
+        one, main_index=one.main_index[:2], part_index=one.part_index[:2], name="few"
+    )
+    together = _fit_parts(names, one, few, other).parts
+    assert together.keys() == {"one", "few", "other"}
+    assert len(traced) == 2  # one and other, few
+    for part in (one, few, other):
+        (alone,) = _fit_parts(names, part).parts.values()
+        chex.assert_trees_all_close(together[part.name], alone, atol=1e-9)
+    assert np.abs(together["one"].landmarks - together["other"].landmarks).max() > 1e-3
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ OpenFace calls them hierarchical models: the inner face and both eyes, whose exp
 look at more pixels than those of the whole face.
 """
 
+import dataclasses
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import jax
@@ -11,9 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxclnf.batching import map_batch
 from jaxclnf.experts.area import GreyImage, join_reach
-from jaxclnf.fitting.model import CLNFModel, CLNFPart
-from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.model import CLNFModel, CLNFPart, ModelInfo
+from jaxclnf.fitting.options import PART_SETTINGS, FitOptions
 from jaxclnf.fitting.result import PartFit
 from jaxclnf.fitting.schedule import fit_scales
 from jaxclnf.shape.initial import params_from_landmarks
@@ -73,15 +76,19 @@ def fit_parts(
         >>> list(found.parts)
         ['part']
     """
-    parts: dict[str, PartFit] = {}
     reach = jnp.full(4, jnp.nan, landmarks.dtype)
+    if not model.parts:
+        return WithParts(landmarks, params, {}, reach)
+    groups: dict[Hashable, list[CLNFPart]] = {}
     for part in model.parts:
-        parts[part.name], seen = _fit_part(
-            part, image, image_size, landmarks, params, usable, options
-        )
-        reach = join_reach(reach, seen)
-    if not parts:
-        return WithParts(landmarks, params, parts, reach)
+        groups.setdefault(_kind(part), []).append(part)
+    parts: dict[str, PartFit] = {}
+    for group in groups.values():
+        own = options.for_part(group[0].name)
+        shared = (image, image_size, landmarks, params, usable, own)
+        for part, (fitted, seen) in zip(group, _fit_alike(group, shared), strict=True):
+            parts[part.name] = fitted
+            reach = join_reach(reach, seen)
     any_fitted = jnp.any(jnp.stack([fitted.fitted for fitted in parts.values()]))
     merged = landmarks
     for part in model.parts:
@@ -121,16 +128,40 @@ def worst_status(status: Int[Array, ""], parts: dict[str, PartFit]) -> Int[Array
     return status.astype(jnp.int32)
 
 
+def _kind(part: CLNFPart) -> Hashable:
+    """What parts have in common that one program can fit: the eyes, for instance."""
+    leaves, tree = jax.tree.flatten(_nameless(part))
+    sizes = tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    return PART_SETTINGS.get(part.name), tree, sizes
+
+
+def _nameless(part: CLNFPart) -> CLNFPart:
+    model = dataclasses.replace(part.model, info=ModelInfo(name=""))
+    return dataclasses.replace(part, model=model, name="")
+
+
+def _fit_alike(
+    group: list[CLNFPart], shared: tuple
+) -> list[tuple[PartFit, Float[Array, " 4"]]]:
+    """Fits parts of one kind, whose program is compiled once however many there are."""
+    if len(group) == 1:
+        return [_fit_part(*shared, part=group[0])]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *map(_nameless, group))
+    rows = map_batch(_fit_part, stacked, shared=shared)
+    leaves, tree = jax.tree.flatten(rows)
+    return [tree.unflatten(row) for row in zip(*leaves, strict=True)]
+
+
 def _fit_part(
-    part: CLNFPart,
     image: GreyImage,
     image_size: Int[Array, " 2"],
     landmarks: Float[Array, "n 2"],
     params: PDMParams,
     usable: Bool[Array, ""],
     options: FitOptions,
+    part: CLNFPart,
 ) -> tuple[PartFit, Float[Array, " 4"]]:
-    model, own_options = part.model, options.for_part(part.name)
+    model = part.model
     n = model.pdm.num_landmarks
     target = jnp.zeros((n, 2), landmarks.dtype)
     target = target.at[part.part_index].set(landmarks[part.main_index])
@@ -138,7 +169,7 @@ def _fit_part(
     start = _estimate(model.pdm, target, shared, params, options)
     least = _LEAST_RESOLUTION * model.experts[0].patch_scaling
     needed = usable & (params.scale > least)
-    windows = own_options.window_sizes[: len(model.experts)]
+    windows = options.window_sizes[: len(model.experts)]
     shape = (len(model.experts), 2)
 
     placed = PartFit(
@@ -157,7 +188,7 @@ def _fit_part(
     # A start that is not usable costs next to nothing, and makes no copies of the model
     # under `jax.vmap`, as `lax.cond` would.
     begin = jax.tree.map(lambda x: jnp.where(needed, x, jnp.nan), start)
-    fitted, _ = fit_scales(model, image, image_size, begin, own_options, anywhere=True)
+    fitted, _ = fit_scales(model, image, image_size, begin, options, anywhere=True)
     done = PartFit(
         landmarks=fitted.landmarks,
         params=fitted.params,
