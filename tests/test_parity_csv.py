@@ -46,10 +46,13 @@ def units(value: str) -> int:
     return int(value.replace(".", ""))
 
 
-@pytest.mark.parametrize("detected", [False, True])
 @pytest.mark.parametrize(
-    ("reference", "options"),
-    [("sample1", []), ("sample1_nogaze", NO_GAZE)],
+    ("reference", "options", "detected"),
+    [
+        ("sample1", [], False),
+        ("sample1", [], True),
+        ("sample1_nogaze", NO_GAZE, False),
+    ],
 )
 def test_the_table_is_that_of_the_reference(
     shared: Path,

@@ -247,9 +247,8 @@ def test_a_face_that_vanishes_and_jumps(shared, openface_dir, tmp_path) -> None:
         write_png(tmp_path / f"{number:03d}.png", frame)
     frames = list(frames_of(open_video(tmp_path)))
 
-    small = FitOptions(use_parts=False, max_steps=50)
-    follow = FitOptions(use_parts=False, max_steps=50, window_sizes=(0, 9, 7))
-    options = TrackOptions(first=small, follow=follow, max_failures=5)
+    small = FitOptions(window_sizes=(0, 9), max_steps=50, starts=1, use_parts=False)
+    options = TrackOptions(first=small, follow=small, max_failures=5)
     model = read_model(openface_dir, "clnf_general").prepared(
         *options.window_sizes, whole_sigma=True
     )

@@ -95,8 +95,8 @@ def check_model(pdm: PDM, *, num_draws: int = 24, seed: int = 0) -> list[CheckRo
         pdm = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), pdm)
         params, responses = _draws(pdm, num_draws, seed)
         options = NURLMSOptions(sigma=1.7, reg_factor=20.0, weight_factor=2.0)
-        compare = jax.jit(jax.vmap(lambda p, r: _derivatives(pdm, p, r, options)))
-        results = jax.tree.map(np.asarray, compare(params, responses))
+        compare = jax.jit(jax.vmap(_derivatives, in_axes=(None, 0, 0, None)))
+        results = jax.tree.map(np.asarray, compare(pdm, params, responses, options))
         poses = np.asarray(jax.vmap(lambda p: p.params_global)(params))
         local = np.asarray(params.params_local)
     rows = []
