@@ -53,7 +53,8 @@ def _matrices(seed: int, values: list[float]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _solve(curved, normal, slope, lower, upper, radius):
-    return _damped(*map(jnp.asarray, (curved, normal, slope, lower, upper, radius)))
+    args = (curved, normal, slope, lower, upper, radius, 0.0)
+    return _damped(*map(jnp.asarray, args))
 
 
 def test_within_the_radius_nothing_is_added():
@@ -102,9 +103,10 @@ def test_the_damped_step_has_derivatives(smallest):
     slope = np.arange(1.0, 6.0)
     box = jnp.asarray(-FREE), jnp.asarray(FREE), jnp.asarray(2.0)
     _, damping = _solve(curved, normal, slope, *box)
+    last = jnp.asarray(0.0)
 
     def step(curved, slope):
-        return damped_step(curved, jnp.asarray(normal), slope, *box)[0]
+        return damped_step(curved, jnp.asarray(normal), slope, *box, last)[0]
 
     def solved(curved, slope):
         return jnp.linalg.solve(curved + damping * normal, slope)
@@ -201,14 +203,19 @@ def test_relative_curvature_is_the_smallest_generalised_eigenvalue(smallest):
     curved, normal = _matrices(5, [smallest, 0.2, 0.5, 0.8, 1.0])
     none = jnp.zeros(5, bool)
     find = jax.jit(relative_curvature)
-    found = find(jnp.asarray(curved), jnp.asarray(normal), none)
+    found, inverse = find(jnp.asarray(curved), jnp.asarray(normal), none)
     np.testing.assert_allclose(found, smallest, rtol=1e-9)
+    exact = np.linalg.inv(curved) if smallest > 0 else np.full((5, 5), np.nan)
+    np.testing.assert_allclose(inverse, exact, rtol=1e-9)
     kept = [0, 1, 3]
     part = np.ix_(kept, kept)
     expected = scipy.linalg.eigh(curved[part], normal[part], eigvals_only=True)[0]
     blocked = none.at[jnp.asarray([2, 4])].set(True)
-    found = find(jnp.asarray(curved), jnp.asarray(normal), blocked)
+    found, inverse = find(jnp.asarray(curved), jnp.asarray(normal), blocked)
     np.testing.assert_allclose(found, expected, rtol=7e-4)
+    if expected > 0:
+        np.testing.assert_allclose(inverse[part], np.linalg.inv(curved[part]))
+        assert not np.any(inverse[jnp.asarray([2, 4])])
 
 
 def test_float32_ends_where_float64_does(problem):

@@ -10,11 +10,17 @@ rotation columns are derivatives along the tangent, not along Euler angles.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxclnf.pytree import pytree_dataclass
-from jaxclnf.shape.rotation import euler_from_matrix, matrix_from_euler, small_rotation
+from jaxclnf.shape.rotation import (
+    cross_matrix,
+    euler_from_matrix,
+    matrix_from_euler,
+    small_rotation,
+)
 
 NUM_RIGID = 6
 """Tangent entries before the modes: scale, three of the rotation, translation x, y."""
@@ -166,25 +172,18 @@ def project(pdm: PDM, params: PDMParams) -> Float[Array, "n 2"]:
 def _rigid_columns(
     params: PDMParams, shape: Float[Array, "n 3"]
 ) -> Float[Array, "n 2 6"]:
-    x, y, z = shape[:, 0], shape[:, 1], shape[:, 2]
-    zero = jnp.zeros_like(x)
-    crosses = jnp.stack(  # (n, 3, k): the k-th axis crossed with each landmark
-        [
-            jnp.stack([zero, z, -y], -1),
-            jnp.stack([-z, zero, x], -1),
-            jnp.stack([y, -x, zero], -1),
-        ],
-        1,
-    )
+    # A landmark X turns about axis k by R (e_k x X) = (X x r)_k for a row r of R: like
+    # R X linear in X, with the matrix that crosses with r.
     camera = params.rotation[:2]
-    scale_column = _rotate(camera, shape)[..., None]
-    rotation_columns = params.scale * _rotate(camera, crosses)
-    translation_columns = jnp.broadcast_to(
+    turns = params.scale * jax.vmap(cross_matrix)(camera)
+    linear = jnp.concatenate([camera[..., None], turns], axis=-1)
+    scale_and_rotation = sum(
+        shape[:, j, None, None] * linear[None, :, j] for j in range(3)
+    )
+    translation = jnp.broadcast_to(
         jnp.eye(2, dtype=shape.dtype), (shape.shape[0], 2, 2)
     )
-    return jnp.concatenate(
-        [scale_column, rotation_columns, translation_columns], axis=-1
-    )
+    return jnp.concatenate([scale_and_rotation, translation], axis=-1)  # pyright: ignore[reportArgumentType]
 
 
 def rigid_jacobian(pdm: PDM, params: PDMParams) -> Float[Array, "n 2 6"]:

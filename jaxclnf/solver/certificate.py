@@ -13,7 +13,6 @@ from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.linalg import smallest_eigenvalue
 from jaxclnf.pytree import pytree_dataclass
 from jaxclnf.shape.pdm import NUM_RIGID, PDM, PDMParams, mode_bounds
-from jaxclnf.solver.box import solve_free
 from jaxclnf.solver.evidence import Evidence, evaluate
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.quadratic import em_quadratic, local_quadratic, phase_jacobian
@@ -59,9 +58,9 @@ def room(
         return None, None
     pose = jnp.full(NUM_RIGID, jnp.inf, params.scale.dtype)
     bounds = mode_bounds(pdm, options.n_sigmas)
-    lower = jnp.concatenate([-pose, -bounds - params.params_local])
-    upper = jnp.concatenate([pose, bounds - params.params_local])
-    return jnp.minimum(lower, 0), jnp.maximum(upper, 0)
+    down = jnp.minimum(-bounds - params.params_local, 0)
+    up = jnp.maximum(bounds - params.params_local, 0)
+    return jnp.concatenate([-pose, down]), jnp.concatenate([pose, up])
 
 
 def blocked_directions(
@@ -216,11 +215,13 @@ def certify(
         here = local_quadratic(pdm, responses, params, evidence, options, columns)
     else:
         columns = phase_jacobian(pdm, params, rigid)
-    slope, normal, curved = here
+    # Numbers to report: not followed by derivatives, whose rule divides by differences
+    # of eigenvalues.
+    (slope, normal, curved), columns = jax.lax.stop_gradient((here, columns))
     blocked = blocked_directions(pdm, params, slope, options)
-    smallest = relative_curvature(curved, normal, blocked)
+    smallest, inverse = relative_curvature(curved, normal, blocked)
     # At an optimum no other mode comes to its bound on the way.
-    step = solve_free(curved, slope, jnp.zeros_like(slope), ~blocked)
+    step = jnp.matmul(inverse, slope[:, None], precision="highest")[:, 0]
     distance = jnp.max(displacements(columns, step))
     return Certificate(
         newton_distance=jnp.where(smallest > 0, distance, jnp.inf),
@@ -233,8 +234,8 @@ def relative_curvature(
     curved: Float[Array, "d d"],
     normal: Float[Array, "d d"],
     blocked: Bool[Array, " d"],
-) -> Float[Array, ""]:
-    """The smallest eigenvalue of one matrix relative to another.
+) -> tuple[Float[Array, ""], Float[Array, "d d"]]:
+    """The smallest eigenvalue of one matrix relative to another, and the inverse.
 
     Args:
         curved: A symmetric matrix.
@@ -243,21 +244,22 @@ def relative_curvature(
 
     Returns:
         The smallest `x . curved x / x . normal x`, at most 1 if there are blocked ones,
-        to .07 %; see `smallest_eigenvalue`.
+        to .07 %, see `smallest_eigenvalue`; and the inverse of `curved`, 0 along those
+        left out, NaN if it is not positive definite.
 
     Example:
         >>> curved = jnp.diag(jnp.asarray([1.0, 6.0]))
         >>> normal = jnp.diag(jnp.asarray([2.0, 4.0]))
-        >>> smallest = relative_curvature(curved, normal, jnp.zeros(2, bool))
-        >>> bool(jnp.allclose(smallest, 0.5))
-        True
+        >>> none = jnp.zeros(2, bool)
+        >>> smallest, inverse = relative_curvature(curved, normal, none)
+        >>> bool(jnp.allclose(smallest, 0.5)), bool(jnp.allclose(inverse[0, 0], 1.0))
+        (True, True)
     """
     free = ~blocked[:, None] & ~blocked[None, :]
     one = jnp.diag(jnp.ones_like(normal[0]))
     scale = 1 / jnp.sqrt(jnp.diagonal(normal))
     both = scale[:, None] * scale[None, :]
-    # Only a number to report: not followed by derivatives, whose rule divides by
-    # differences of eigenvalues.
-    normal = jax.lax.stop_gradient(jnp.where(free, normal * both, one))
-    curved = jax.lax.stop_gradient(jnp.where(free, curved * both, one))
-    return smallest_eigenvalue(curved, normal)
+    normal = jnp.where(free, normal * both, one)
+    curved = jnp.where(free, curved * both, one)
+    smallest, inverse = smallest_eigenvalue(curved, normal)
+    return smallest, jnp.where(free, inverse * both, 0)

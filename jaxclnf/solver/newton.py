@@ -23,7 +23,6 @@ from jaxclnf.shape.pdm import PDM, PDMParams, clamp, retract
 from jaxclnf.solver.box import maximise_in_box, solve_free
 from jaxclnf.solver.certificate import (
     blocked_directions,
-    displacements,
     room,
     scaled_gradient,
 )
@@ -38,27 +37,45 @@ from jaxclnf.status import Status
 # Slowest phase, and share that ends below `em`: 20 and .38 %. With a first radius of 4,
 # dampings a factor of 2 apart and a radius shrunk to a quarter: 25 and .51 %; the first
 # radius alone made that 25 and .33 %, the shrinking alone 27 and .48 %.
-_FIRST_RADIUS = 2.0
+_FIRST_RADIUS = 2.4
 """Trust radius at the start, in lengths of the EM step."""
-_FIRST_DAMPING = 0.0125
-"""Smallest damping that is tried when the bare Hessian does not do."""
-_MAX_DAMPINGS = 27
-"""How often the damping is doubled; the last is 4e5, a few millionths of an EM step."""
+_LEAST_DAMPING = 0.0125
+"""No smaller one is looked for where the bare Hessian does not do."""
+_FIRST_DAMPING = 0.2
+"""What is tried then, where the last step says nothing: about what a length of two EM
+steps takes if F does not bend."""
+_MAX_TRIALS = 27
+"""How many dampings are tried; were all too small, the last would be far beyond 1e5."""
+_FASTER = 4.0
+"""How much larger the next damping is while none does."""
 _CLOSE = 1.25
 """How far above one that is too small a damping may be."""
-_SLACK = 1.2
-"""A step may be longer than the radius by this."""
+_SHORT, _SLACK = 0.75, 1.2
+"""Shares of the radius between which the length of a damped step is as asked for."""
+_AIM = 0.9
+"""The search aims at a length of the radius divided by this, between the two."""
 _POOR, _GOOD = 0.25, 0.75
 """Shares of the predicted gain below which the radius shrinks, above which it grows."""
 _LEAST_SHARE = 1e-4
 """Share of the predicted gain that a step must bring to be accepted."""
 
 
-class _Trial(NamedTuple):
-    too_small: Float[Array, ""]
-    damping: Float[Array, ""]
+class _Search(NamedTuple):
+    """For the damping that makes a step as long as the radius."""
+
     step: Float[Array, " d"]
-    fits: Bool[Array, ""]
+    """That of `damping`; of the last one tried while none does."""
+    damping: Float[Array, ""]
+    """The smallest that does, or the last one tried."""
+    pull: Float[Array, ""]
+    """1 / length of that step."""
+    too_small: Float[Array, ""]
+    """The largest that is too small, or 0."""
+    too_small_pull: Float[Array, ""]
+    """1 / length of its step, 0 where it made none."""
+    found: Bool[Array, ""]
+    """Whether there is one that does."""
+    settled: Bool[Array, ""]
     num_trials: Int[Array, ""]
 
 
@@ -71,11 +88,14 @@ def damped_step(
     lower: Float[Array, " d"] | None,
     upper: Float[Array, " d"] | None,
     radius: Float[Array, ""],
+    last_damping: Float[Array, ""],
 ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-    """The best step in a box with the least damping that keeps it within a radius.
+    """The best step in a box with a damping that keeps it within a radius.
 
-    Tries the dampings 0, 0.0125, 0.025, 0.05, ... in turn, then looks between the first
-    that does and the one before it.
+    Tries no damping, then that of the step before; four times as much while that is too
+    little. From then on it looks between one that is too small and one that is not, as
+    if 1 / length were linear in the damping, which it nearly is (More and Sorensen,
+    Computing a trust region step, 1983), until the step is about as long as the radius.
 
     Args:
         curved: Curvature of the model, symmetric, perhaps indefinite.
@@ -84,57 +104,78 @@ def damped_step(
         lower: Lower bounds of the step, at most 0, or None.
         upper: Upper bounds, at least 0, or None.
         radius: Longest step in the metric, give or take a fifth.
+        last_damping: That of the step before; 0 where there was none.
 
     Returns:
         The step, and the multiple of `normal` that was added to `curved`. NaN where no
         damping made a step.
 
     Example:
-        >>> curved = jnp.diag(jnp.asarray([-1.0, 2.0]))
+        >>> curved, zero = jnp.diag(jnp.asarray([-1.0, 2.0])), jnp.asarray(0.0)
         >>> step, damping = damped_step(
-        ...     curved, jnp.eye(2), jnp.ones(2), None, None, jnp.asarray(1.0)
+        ...     curved, jnp.eye(2), jnp.ones(2), None, None, jnp.asarray(1.0), zero
         ... )
         >>> bool(damping > 1), bool(jnp.linalg.norm(step) < 1.2)
         (True, True)
     """
+    guess = jnp.where(last_damping > 0, last_damping, _FIRST_DAMPING)
 
-    def one_more(trial: _Trial) -> _Trial:
-        larger = jnp.maximum(2 * trial.too_small, _FIRST_DAMPING)
-        between = jnp.sqrt(trial.too_small * trial.damping)
-        damping = jnp.where(trial.fits, between, larger)
-        damping = jnp.where(trial.num_trials == 0, 0, damping)
+    def next_damping(search: _Search) -> Float[Array, ""]:
+        width = search.damping - search.too_small
+        along = (_AIM / radius - search.too_small_pull) / (
+            search.pull - search.too_small_pull
+        )
+        between = search.too_small + width * jnp.clip(along, 0.1, 0.9)
+        larger = jnp.maximum(_FASTER * search.too_small, guess)
+        damping = jnp.where(search.found, between, larger)
+        return jnp.where(search.num_trials == 0, 0, damping)
+
+    def one_more(search: _Search) -> _Search:
+        damping = next_damping(search)
         step = maximise_in_box(curved + damping * normal, slope, lower, upper)
+        length = metric_length(normal, step)
         # False for NaN too: the sum was not positive definite.
-        fits = metric_length(normal, step) <= _SLACK * radius
-        better = fits | ~trial.fits
-        return _Trial(
-            too_small=jnp.where(fits, trial.too_small, damping),
-            damping=jnp.where(better, damping, trial.damping),
-            step=jnp.where(better, step, trial.step),
-            fits=fits | trial.fits,
-            num_trials=trial.num_trials + 1,
+        fits = length <= _SLACK * radius
+        pull = jnp.where(length > 0, 1 / length, 0)
+        long_enough = (length >= _SHORT * radius) | (damping <= _LEAST_DAMPING)
+        too_small = jnp.where(fits, search.too_small, damping)
+        better = fits | ~search.found
+        smallest = jnp.where(better, damping, search.damping)
+        found = fits | search.found
+        return _Search(
+            step=jnp.where(better, step, search.step),
+            damping=smallest,
+            pull=jnp.where(better, pull, search.pull),
+            too_small=too_small,
+            too_small_pull=jnp.where(fits, search.too_small_pull, pull),
+            found=found,
+            settled=(fits & long_enough) | (found & (smallest <= _CLOSE * too_small)),
+            num_trials=search.num_trials + 1,
         )
 
-    def goes_on(trial: _Trial) -> Bool[Array, ""]:
-        apart = trial.damping > _CLOSE * trial.too_small
-        between = apart & (trial.too_small > 0)
-        return jnp.where(trial.fits, between, trial.num_trials < _MAX_DAMPINGS)
-
-    start = _Trial(
-        too_small=jnp.zeros_like(radius),
-        damping=jnp.zeros_like(radius),
+    zero, no = jnp.zeros_like(radius), jnp.zeros((), bool)
+    start = _Search(
         step=jnp.zeros_like(slope),
-        fits=jnp.zeros((), bool),
+        damping=zero,
+        pull=zero,
+        too_small=zero,
+        too_small_pull=zero,
+        found=no,
+        settled=no,
         num_trials=jnp.zeros((), jnp.int32),
     )
-    end = lax.while_loop(goes_on, one_more, start)
+    end = lax.while_loop(
+        lambda search: ~search.settled & (search.num_trials < _MAX_TRIALS),
+        one_more,
+        start,
+    )
     return end.step, end.damping
 
 
 @damped_step.defjvp
 def _derivative(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     # At the damping that was found; a loop could not be differentiated in reverse.
-    curved, normal, slope, lower, upper, _ = primals
+    curved, normal, slope, lower, upper, *_ = primals
     step, damping = damped_step(*primals)
     damped = curved + damping * normal
     d_damped = tangents[0] + damping * tangents[1]
@@ -160,8 +201,9 @@ def metric_length(
         >>> float(metric_length(4 * jnp.eye(2), jnp.asarray([0.0, 3.0])))
         6.0
     """
-    along = jnp.matmul(normal, step[:, None], precision="highest")[:, 0]
-    return jnp.sqrt(jnp.maximum(jnp.sum(step * along), 0))
+    # Products, also where a sum would do: on CPU that is three calls instead of one.
+    along = jnp.matmul(normal, step, precision="highest")
+    return jnp.sqrt(jnp.maximum(jnp.vdot(step, along, precision="highest"), 0))
 
 
 def first_trust_region(
@@ -272,11 +314,12 @@ def newton_step(
         raise ValueError("the state has no trust region; start it with newton")
     state = completed(pdm, responses, state, options, rigid=rigid)
     assert state.trust is not None and state.quadratic is not None
-    radius, (slope, normal, curved) = state.trust.radius, state.quadratic
+    trust, (slope, normal, curved) = state.trust, state.quadratic
+    radius = trust.radius
     limits = room(pdm, state.params, options, rigid)
-    step, damping = damped_step(curved, normal, slope, *limits, radius)
-    bent = jnp.matmul(curved, step[:, None], precision="highest")[:, 0]
-    predicted = lax.stop_gradient(jnp.sum(step * (slope - 0.5 * bent)))
+    step, damping = damped_step(curved, normal, slope, *limits, radius, trust.damping)
+    push = slope - 0.5 * jnp.matmul(curved, step, precision="highest")
+    predicted = lax.stop_gradient(jnp.vdot(step, push, precision="highest"))
     length = lax.stop_gradient(metric_length(normal, step))
 
     candidate = retract(state.params, step)
@@ -299,12 +342,13 @@ def newton_step(
     blocked = blocked_directions(pdm, candidate, there.slope, options)
     diagonal = jnp.diagonal(there.normal)
     # By the Jacobian at the end; of the step it is as good as that at the beginning.
-    moves = jnp.sqrt(jnp.sum(displacements(columns, step) ** 2))
+    moved = jnp.matmul(columns.reshape(-1, len(step)), step, precision="highest")
+    moves = jnp.sqrt(jnp.vdot(moved, moved, precision="highest"))
     trust = TrustRegion(radius=radius, damping=damping)
     num_steps = state.num_steps + 1
     at_rest = accepted & (damping == 0) & (moves < options.shape_tol)
     # A trial that is not finite was only too long; a model that is not has no step.
-    finite = jnp.all(jnp.isfinite(step))
+    finite = jnp.isfinite(predicted)
     status = jnp.where(num_steps >= options.max_steps, Status.MAX_STEPS, Status.RUNNING)
     status = jnp.where(at_rest, Status.CONVERGED, status)
     status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)

@@ -216,11 +216,12 @@ def local_quadratic(
         weights[:, None, None] * columns,
         weights[:, None, None] * bent,
     )
-    curved = curved - _second_order(pdm, params, pull, rigid)
+    bend = _second_order(pdm, params, pull, rigid)
+    curved = curved.at[: len(bend)].set(curved[: len(bend)] - 2 * bend)
     return LocalQuadratic(
         slope=data - _prior_slope(params, precision),
         normal=normal + jnp.diag(precision),
-        # Symmetric but for rounding, which is not kept.
+        # The product is symmetric but for rounding, which is not kept.
         curved=0.5 * (curved + curved.T) + jnp.diag(precision),
     )
 
@@ -275,8 +276,10 @@ def _landmark_metric(
 
 def _second_order(
     pdm: PDM, params: PDMParams, pull: Float[Array, "n 2"], rigid: bool
-) -> Float[Array, "d d"]:
+) -> Float[Array, "4 d"]:
     """`sum_i pull_i . d2 x_i`, the second derivative along `retract` at zero.
+
+    The rows of scale and rotation of a matrix that, with its transpose, adds up to it.
 
     `x = (s + ds) R[:2] Q(w) (X + V dq) + t + dt` with `Q = I + [w] + [w]^2 / 2 + ...`;
     only pairs with scale or rotation bend.
@@ -286,19 +289,19 @@ def _second_order(
     shape = shape_3d(pdm, params.params_local)
     moment = jnp.matmul(force.T, shape, precision="highest")
     twist = 0.5 * (moment + moment.T) - jnp.trace(moment) * jnp.eye(3, dtype=r.dtype)
-    size = NUM_RIGID if rigid else NUM_RIGID + pdm.num_modes
-    upper = jnp.zeros((size, size), r.dtype)
-    upper = upper.at[0, 1:4].set(_turning(moment))
+    zero = jnp.zeros((1, 1), r.dtype)
+    scale_row = [zero, _turning(moment)[None], jnp.zeros((1, 2), r.dtype)]
+    half = 0.5 * params.scale * twist
+    rotation_rows = [jnp.zeros((3, 1), r.dtype), half, jnp.zeros((3, 2), r.dtype)]
     if not rigid:
         n, m = pdm.num_landmarks, pdm.num_modes
         moments = jnp.matmul(
             force.T, pdm.princ_comp.reshape(n, 3 * m), precision="highest"
         ).reshape(3, 3, m)
-        along = moments[0, 0] + moments[1, 1] + moments[2, 2]
-        upper = upper.at[0, NUM_RIGID:].set(along)
-        upper = upper.at[1:4, NUM_RIGID:].set(params.scale * _turning(moments))
-    bend = upper + upper.T
-    return bend.at[1:4, 1:4].set(params.scale * twist)
+        scale_row.append((moments[0, 0] + moments[1, 1] + moments[2, 2])[None])
+        rotation_rows.append(params.scale * _turning(moments))
+    rows = [jnp.concatenate(row, axis=1) for row in (scale_row, rotation_rows)]
+    return jnp.concatenate(rows)
 
 
 def _turning(moment: Float[Array, "3 3 *k"]) -> Float[Array, " 3 *k"]:
