@@ -52,8 +52,8 @@ def _matrices(seed: int, values: list[float]) -> tuple[np.ndarray, np.ndarray]:
     return (curved + curved.T) / 2, root @ root.T
 
 
-def _solve(curved, normal, slope, lower, upper, radius):
-    args = (curved, normal, slope, lower, upper, radius, 0.0)
+def _solve(curved, normal, slope, lower, upper, radius, last=0.0):
+    args = (curved, normal, slope, lower, upper, radius, last)
     return _damped(*map(jnp.asarray, args))
 
 
@@ -67,11 +67,14 @@ def test_within_the_radius_nothing_is_added():
 
 @pytest.mark.parametrize("radius", [0.01, 0.3, 5.0])
 @pytest.mark.parametrize("smallest", [0.2, 0.0, -0.7])
-def test_the_radius_holds(radius, smallest):
+@pytest.mark.parametrize("last", [0.0, 1e-6, 1e6])
+def test_the_radius_holds(radius, smallest, last):
+    """And is made use of, whatever the damping of the step before."""
     curved, normal = _matrices(1, [smallest, 0.2, 0.5, 0.8, 1.0])
     slope = 10 * np.random.default_rng(2).normal(size=5)
-    step, damping = map(np.asarray, _solve(curved, normal, slope, -FREE, FREE, radius))
-    assert np.sqrt(step @ normal @ step) <= 1.2 * radius
+    found = _solve(curved, normal, slope, -FREE, FREE, radius, last)
+    step, damping = map(np.asarray, found)
+    assert 0.75 * radius <= np.sqrt(step @ normal @ step) <= 1.2 * radius
     assert damping > max(0, -smallest)
     damped = curved + damping * normal
     np.testing.assert_allclose(damped @ step, slope, rtol=1e-9)
