@@ -188,7 +188,8 @@ def certify(
         rigid: Whether the phase moved the pose only.
 
     Returns:
-        The certificate; NaN and 0 for `openface`, whose steps climb no objective.
+        The certificate, without derivatives; NaN and 0 for `openface`, whose steps
+        climb no objective.
 
     Example:
         >>> options = NURLMSOptions()
@@ -215,8 +216,7 @@ def certify(
         here = local_quadratic(pdm, responses, params, evidence, options, columns)
     else:
         columns = phase_jacobian(pdm, params, rigid)
-    # Numbers to report: not followed by derivatives, whose rule divides by differences
-    # of eigenvalues.
+    # Not followed by derivatives, whose rule divides by differences of eigenvalues.
     (slope, normal, curved), columns = jax.lax.stop_gradient((here, columns))
     blocked = blocked_directions(pdm, params, slope, options)
     smallest, inverse = relative_curvature(curved, normal, blocked)
