@@ -83,7 +83,7 @@ def inverse_positive(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
 def smallest_eigenvalue(
     matrix: Float[Array, "d d"], metric: Float[Array, "d d"]
 ) -> tuple[Float[Array, ""], Float[Array, "d d"]]:
-    """The smallest `x . matrix x / x . metric x`.
+    """The smallest `x . matrix x / x . metric x`, and the inverse that it comes from.
 
     Of a positive definite matrix by powers of its inverse, in a quarter of the time
     that LAPACK takes for all eigenvalues on CPU; of others by these.

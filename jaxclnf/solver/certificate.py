@@ -170,6 +170,28 @@ def displacements(
     return jnp.sqrt(jnp.sum(moved**2, axis=1))
 
 
+def shape_displacement(
+    columns: Float[Array, "n 2 d"], step: Float[Array, " d"]
+) -> Float[Array, ""]:
+    """How far a small step moves all landmarks together, from the Jacobian.
+
+    Args:
+        columns: The Jacobian.
+        step: A tangent step.
+
+    Returns:
+        Euclidean norm of all coordinates' changes, pixels.
+
+    Example:
+        >>> shift = jnp.zeros(6).at[4].set(3.0)
+        >>> moved = shape_displacement(rigid_jacobian(pdm, params), shift)
+        >>> bool(jnp.allclose(moved, 3 * pdm.num_landmarks**0.5))
+        True
+    """
+    moved = jnp.matmul(columns.reshape(-1, len(step)), step, precision="highest")
+    return jnp.sqrt(jnp.vdot(moved, moved, precision="highest"))
+
+
 def certify(
     pdm: PDM,
     responses: ResponseMaps,
@@ -221,7 +243,7 @@ def certify(
     blocked = blocked_directions(pdm, params, slope, options)
     smallest, inverse = relative_curvature(curved, normal, blocked)
     # At an optimum no other mode comes to its bound on the way.
-    step = jnp.matmul(inverse, slope[:, None], precision="highest")[:, 0]
+    step = jnp.matmul(inverse, slope, precision="highest")
     distance = jnp.max(displacements(columns, step))
     return Certificate(
         newton_distance=jnp.where(smallest > 0, distance, jnp.inf),

@@ -25,6 +25,7 @@ from jaxclnf.solver.certificate import (
     blocked_directions,
     room,
     scaled_gradient,
+    shape_displacement,
 )
 from jaxclnf.solver.evidence import evaluate
 from jaxclnf.solver.objective import objective_terms
@@ -342,8 +343,7 @@ def newton_step(
     blocked = blocked_directions(pdm, candidate, there.slope, options)
     diagonal = jnp.diagonal(there.normal)
     # By the Jacobian at the end; of the step it is as good as that at the beginning.
-    moved = jnp.matmul(columns.reshape(-1, len(step)), step, precision="highest")
-    moves = jnp.sqrt(jnp.vdot(moved, moved, precision="highest"))
+    moves = shape_displacement(columns, step)
     trust = TrustRegion(radius=radius, damping=damping)
     num_steps = state.num_steps + 1
     at_rest = accepted & (damping == 0) & (moves < options.shape_tol)

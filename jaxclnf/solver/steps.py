@@ -13,9 +13,9 @@ from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp, retract
 from jaxclnf.solver.box import maximise_in_box
 from jaxclnf.solver.certificate import (
-    displacements,
     gradient_norm,
     room,
+    shape_displacement,
 )
 from jaxclnf.solver.evidence import evaluate
 from jaxclnf.solver.newton import newton_step
@@ -68,7 +68,7 @@ def em_step(
     )
     full_step = maximise_in_box(normal, slope, *room(pdm, params, options, rigid))
     step = state.step_factor * full_step
-    moved = jnp.sqrt(jnp.sum(displacements(columns, step) ** 2))
+    moved = shape_displacement(columns, step)
     candidate = retract(params, step)
     if not rigid:
         candidate = clamp(pdm, candidate, options.n_sigmas)
