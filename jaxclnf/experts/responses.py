@@ -1,5 +1,8 @@
 """From an image and a shape to the response maps of all landmarks."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -42,6 +45,7 @@ def choose_view(
     return jnp.argmin(distance).astype(jnp.int32)
 
 
+@partial(jax.jit, static_argnames=("window_size", "sampling"))
 def response_maps(
     pdm: PDM,
     experts: PatchExperts,

@@ -64,6 +64,8 @@ def apply_sigma(
         return field
     neighbours = experts.neighbours[window]
     beta = experts.beta[view] * (2 * inverse_diagonal)
+    # All landmarks are solved for as one system, which one bad pixel would spoil.
+    sound = jnp.all(jnp.isfinite(field), axis=1, keepdims=True)
 
     def precision_matrix(x: Float[Array, "n ww"]) -> Float[Array, "n ww"]:
         products = jnp.einsum("cij,nj->nci", neighbours, x, precision="highest")
@@ -72,10 +74,11 @@ def apply_sigma(
     # At most 20 iterations reach float32 rounding, and 60 float64, on every published
     # model: the condition number is 8 at worst.
     tolerance = 2 * float(jnp.finfo(field.dtype).eps)
+    target = jnp.where(sound, field, 0)
     solution, _ = jax.scipy.sparse.linalg.cg(
-        precision_matrix, field, x0=field, tol=tolerance, maxiter=60
+        precision_matrix, target, x0=target, tol=tolerance, maxiter=60
     )
-    return solution
+    return jnp.where(sound, solution, jnp.nan)
 
 
 # Taking one view's matrices out of an array of all would copy megabytes for each face.

@@ -1,7 +1,9 @@
 """The arrays of trained patch experts, one object per scale."""
 
+import dataclasses
 import math
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxclnf.pytree import pytree_dataclass, static
@@ -139,3 +141,41 @@ class ResponseMaps:
     """Confidence of the experts used."""
     view: Array
     """Index of the view used, int32."""
+    side: Int[Array, ""] | None = None
+    """Side of what was looked at, from the first row and column of the maps on; beyond
+    it they are zero. None: all of them."""
+
+    @property
+    def centre(self) -> Array:
+        """Row and column of the maps that `base_shape` is at, in their dtype.
+
+        Example:
+            >>> float(responses.centre)
+            3.0
+        """
+        side = self.maps.shape[-1] if self.side is None else self.side
+        return (jnp.asarray(side, self.maps.dtype) - 1) / 2
+
+
+def filled_up(responses: ResponseMaps, size: int) -> ResponseMaps:
+    """The same with maps of another size, zero beyond what was looked at.
+
+    Args:
+        responses: The maps.
+        size: Their new side, at least the present one.
+
+    Returns:
+        Maps that say the same, however large: one program serves several sizes.
+
+    Example:
+        >>> larger = filled_up(responses, 9)
+        >>> larger.maps.shape[1:], int(larger.side)
+        ((9, 9), 7)
+    """
+    side = responses.maps.shape[-1]
+    more = (0, size - side)
+    return dataclasses.replace(
+        responses,
+        maps=jnp.pad(responses.maps, ((0, 0), more, more)),
+        side=jnp.asarray(side, jnp.int32),
+    )

@@ -1,6 +1,7 @@
 """Programs for one CPU core each, as many at a time as there are cores."""
 
 import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,9 @@ def num_cores() -> int:
         >>> num_cores() >= 1
         True
     """
+    # Those this process may run on, where the system says which they are.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
     return multiprocessing.cpu_count()
 
 

@@ -106,6 +106,42 @@ def fit_parts(
     return WithParts(landmarks, params, parts, reach)
 
 
+def unfitted_part(part: CLNFPart) -> PartFit:
+    """What stands for a part that was not looked for.
+
+    Args:
+        part: The part.
+
+    Returns:
+        Not fitted, no steps, and NaN.
+
+    Example:
+        >>> bool(unfitted_part(with_part.parts[0]).fitted)
+        False
+    """
+    pdm, num_scales = part.model.pdm, len(part.model.experts)
+    dtype = pdm.mean_shape.dtype
+
+    def nothing(*shape: int) -> Array:
+        return jnp.full(shape, jnp.nan, dtype)
+
+    return PartFit(
+        landmarks=nothing(pdm.num_landmarks, 2),
+        params=PDMParams(
+            scale=nothing(),
+            rotation=nothing(3, 3),
+            translation=nothing(2),
+            params_local=nothing(*pdm.eigen_values.shape),
+        ),
+        fitted=jnp.zeros((), bool),
+        status=jnp.full((), Status.RUNNING, jnp.int32),
+        num_steps=jnp.zeros((num_scales, 2), jnp.int32),
+        shape_delta=nothing(num_scales, 2),
+        newton_distance=nothing(num_scales, 2),
+        log_likelihood=nothing(),
+    )
+
+
 def worst_status(status: Int[Array, ""], parts: dict[str, PartFit]) -> Int[Array, ""]:
     """The status of a whole face with its parts.
 
@@ -170,17 +206,8 @@ def _fit_part(
     least = _LEAST_RESOLUTION * model.experts[0].patch_scaling
     needed = usable & (params.scale > least)
     windows = options.window_sizes[: len(model.experts)]
-    shape = (len(model.experts), 2)
-
-    placed = PartFit(
-        landmarks=project(model.pdm, start),
-        params=start,
-        fitted=jnp.zeros((), bool),
-        status=jnp.full((), Status.RUNNING, jnp.int32),
-        num_steps=jnp.zeros(shape, jnp.int32),
-        shape_delta=jnp.full(shape, jnp.nan, landmarks.dtype),
-        newton_distance=jnp.full(shape, jnp.nan, landmarks.dtype),
-        log_likelihood=jnp.full((), jnp.nan, landmarks.dtype),
+    placed = dataclasses.replace(
+        unfitted_part(part), landmarks=project(model.pdm, start), params=start
     )
     nowhere = jnp.full(4, jnp.nan, landmarks.dtype)
     if not any(windows):

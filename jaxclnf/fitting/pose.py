@@ -8,6 +8,7 @@ pinhole, x to the right, y down and z away, two things follow:
                    nearest to the landmarks
 """
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -149,6 +150,7 @@ def landmarks_3d(pdm: PDM, params: PDMParams, camera: Camera) -> Float[Array, "n
     return jnp.concatenate([rays * depth[:, None], depth[:, None]], axis=1)
 
 
+@partial(jax.jit, static_argnames="dialect")
 def head_pose(
     pdm: PDM,
     params: PDMParams,

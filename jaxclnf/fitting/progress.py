@@ -1,6 +1,7 @@
 """How far a fit through the scales has come, and what it has come to in the end."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -106,7 +107,7 @@ class Progress(NamedTuple):
         return jnp.where(count > 0, total / jnp.maximum(count, 1), -jnp.inf)
 
     def with_phases(
-        self, reports: list[PhaseReport], traces: list[PhaseTrace | None]
+        self, reports: Sequence[PhaseReport], traces: Sequence[PhaseTrace | None]
     ) -> "Progress":
         """The same with further phases.
 

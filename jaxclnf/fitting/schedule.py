@@ -2,31 +2,29 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
-from jaxclnf.experts.area import GreyImage, join_reach, reach_of_areas
-from jaxclnf.experts.types import ResponseMaps
-from jaxclnf.fitting.maps import maps_unless_failed
+from jaxclnf.experts.area import GreyImage
+from jaxclnf.experts.types import ResponseMaps, filled_up
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
-from jaxclnf.fitting.progress import (
-    Finished,
-    Progress,
-    conclude_scales,
-    not_run,
-    report,
+from jaxclnf.fitting.phases import (
+    PhaseEnd,
+    ScaleOptions,
+    after_phases,
+    maps_of_scale,
+    options_of_scale,
+    run_phase,
+    unless_too_small,
 )
+from jaxclnf.fitting.progress import Finished, Progress, conclude_scales, not_run
 from jaxclnf.shape.pdm import PDMParams, project
-from jaxclnf.solver.certificate import certify
-from jaxclnf.solver.loop import nu_rlms_init, resume, resume_with_trace
-from jaxclnf.solver.openface import openface_log_likelihoods
-from jaxclnf.solver.options import NURLMSOptions
-from jaxclnf.solver.state import NURLMSState
-from jaxclnf.status import Status, is_failure, merge_status
+from jaxclnf.status import Status, is_failure
 
 RIGID, NON_RIGID = True, False
 """The phases of a scale in their order: `rigid` of `nu_rlms`."""
@@ -205,88 +203,146 @@ def run_scales(
     """
     windows = windows_of_scales(model, options)
     last = max(k for k, window in enumerate(windows) if window)
-
-    if num_phases is not None and num_phases > 2 * last:
+    if num_phases is None:
+        return _run_to_end(model, image, progress, options, windows, with_trace)
+    if num_phases > 2 * last:
         raise ValueError(
             f"num_phases is {num_phases}; expected at most {2 * last}, before the last "
             "scale that is run"
         )
-
-    def run(k: int, before: Progress, phases: tuple[bool, ...]) -> Progress:
-        at_scale = options.at_scale(model.experts[k].patch_scaling)
-        kernel = at_scale
-        if options.solver == "openface":
-            # Its table knows only window sizes: the first bandwidth of each stays.
-            first = model.experts[windows.index(windows[k])]
-            sigma = options.at_scale(first.patch_scaling).sigma
-            kernel = dataclasses.replace(at_scale, sigma=sigma)
-        if before.responses is None:
-            before = _with_maps(model, image, before, options, windows, k, with_trace)
-        return _run_phases(model, before, kernel, at_scale, options, phases, with_trace)
-
-    end = 2 * last if num_phases is None else num_phases
-    while len(progress.phases) < end:
+    while len(progress.phases) < num_phases:
         k, begun = divmod(len(progress.phases), 2)
-        phases = (RIGID, NON_RIGID)[begun : end - 2 * k]
-        if windows[k]:
-            progress = run(k, progress, phases)
-        else:
+        phases = (RIGID, NON_RIGID)[begun : num_phases - 2 * k]
+        if not windows[k]:
             nothing = [not_run(progress.params)] * len(phases)
             progress = progress.with_phases(nothing, [None] * len(phases))
-    if num_phases is not None:
-        return progress
-    return _to_fixed_point(
-        model, lambda before: run(last, before, (RIGID, NON_RIGID)), progress, options
-    )
+            continue
+        responses, reach = progress.responses, progress.reach
+        if responses is None:
+            responses, reach = maps_of_scale(
+                model, image, progress, options, windows[k], k, with_trace=with_trace
+            )
+        scale = options_of_scale(model, options, windows, k)
+        params, status = progress.params, progress.status
+        ends, state = [], None
+        for rigid in phases:
+            state, end = run_phase(
+                model.pdm,
+                responses,
+                params,
+                status,
+                scale.phases,
+                rigid=rigid,
+                with_trace=with_trace,
+            )
+            params, status = end.params, end.status
+            ends.append(end)
+        before = progress._replace(reach=reach)
+        progress = after_phases(before, responses, state, ends, scale.sigma, options)
+        if phases[-1] == RIGID:
+            progress = progress._replace(responses=responses)
+        else:
+            progress = unless_too_small(progress, options)
+    return progress
 
 
-def _with_maps(
+def _run_to_end(
     model: CLNFModel,
     image: GreyImage,
-    before: Progress,
+    progress: Progress,
     options: FitOptions,
     windows: tuple[int, ...],
-    k: int,
     with_trace: bool,
 ) -> Progress:
-    """The same with the maps of scale `k`."""
-    failed = is_failure(before.status)
-    responses = maps_unless_failed(
-        model.pdm,
-        model.experts[k],
-        image,
-        before.params,
-        before.origin.astype(jnp.int32),
-        failed,
-        window_size=windows[k],
-        sampling=options.sampling,
-        # A fit with a record may be followed by derivatives in reverse mode.
-        in_turn=not with_trace,
+    """The scales that are left, one after the other.
+
+    They are turns of one loop, so that their phases are compiled once; only the maps
+    are each scale's own, filled up with zeros to one size.
+    """
+    first = len(progress.phases) // 2
+    left = [k for k in range(first, len(windows)) if windows[k]]
+    several = len(left) > 1
+    at_hand = progress.responses
+    begun = progress.phases[2 * first :], progress.traces[2 * first :]
+
+    def maps_of(k: int) -> Callable:
+        def maps(before: Progress) -> tuple[ResponseMaps, Array]:
+            responses, reach = at_hand, before.reach
+            if responses is None or k != first:
+                responses, reach = maps_of_scale(
+                    model, image, before, options, windows[k], k, with_trace=with_trace
+                )
+            largest = max(windows[k] for k in left)
+            return (filled_up(responses, largest) if several else responses), reach
+
+        return maps
+
+    def one_pass(before: Progress, turn: Int[Array, ""], scale: ScaleOptions):
+        branches = [maps_of(k) for k in left]
+        responses, reach = (
+            lax.switch(turn, branches, before) if several else branches[0](before)
+        )
+        before = before._replace(reach=reach)
+        run = partial(
+            run_phase, model.pdm, responses, options=scale.phases, with_trace=with_trace
+        )
+        where = before.params, before.status
+        if at_hand is None:
+            _, middle = run(*where, rigid=RIGID)
+        else:
+            # The first turn goes on where the rigid phase has been run.
+            middle = lax.cond(
+                turn == 0,
+                lambda: PhaseEnd(*where, begun[0][0], begun[1][0]),
+                lambda: run(*where, rigid=RIGID)[1],
+            )
+        state, end = run(middle.params, middle.status, rigid=NON_RIGID)
+        after = after_phases(
+            before, responses, state, [middle, end], scale.sigma, options
+        )
+        return unless_too_small(after, options)
+
+    def one_scale(before: Progress, turn: tuple) -> tuple[Progress, tuple]:
+        end = _to_fixed_point(model, one_pass, before, turn, options)
+        return end._replace(phases=(), traces=()), (end.phases, end.traces)
+
+    scales = [options_of_scale(model, options, windows, k) for k in left]
+    start = progress._replace(phases=(), traces=(), responses=None)
+    if several:
+        turns = jnp.arange(len(left), dtype=jnp.int32)
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *scales)
+        end, ran = lax.scan(one_scale, start, (turns, stacked))
+        ran = [jax.tree.map(lambda x, i=i: x[i], ran) for i in range(len(left))]
+    else:
+        end, ran = one_scale(start, (jnp.zeros((), jnp.int32), scales[0]))
+        ran = [ran]
+    done = progress._replace(
+        phases=progress.phases[: 2 * first], traces=progress.traces[: 2 * first]
     )
-    seen = reach_of_areas(
-        responses.base_shape + before.origin[None, :],
-        responses.img_from_ref,
-        windows[k] + model.experts[k].support - 1,
-    )
-    reach = jnp.where(failed, before.reach, join_reach(before.reach, seen))
-    return before._replace(responses=responses, reach=reach)
+    for k in range(first, left[-1] + 1):
+        if windows[k]:
+            done = done.with_phases(*ran.pop(0))
+        else:
+            where = done.phases[-1].params if done.phases else progress.params
+            done = done.with_phases([not_run(where)] * 2, [None] * 2)
+    return end._replace(phases=done.phases, traces=done.traces)
 
 
 def _to_fixed_point(
     model: CLNFModel,
-    run: Callable[[Progress], Progress],
+    run: Callable[[Progress, Array, ScaleOptions], Progress],
     before: Progress,
+    turn: tuple[Array, ScaleOptions],
     options: FitOptions,
 ) -> Progress:
-    """Passes through the last scale until one of them leaves the landmarks in place."""
-    # Each pass takes the place of the one before it, its phases too.
-    scale = before._replace(phases=(), traces=())
+    """Passes through a scale until one of them leaves the landmarks in place."""
 
     def one_more(passes: Progress) -> Progress:
-        start = scale._replace(params=passes.params, reach=passes.reach)
-        end = run(start)
+        start = before._replace(params=passes.params, reach=passes.reach)
+        end = run(start, *turn)
         moves = project(model.pdm, end.params) - project(model.pdm, start.params)
-        moved = jnp.max(jnp.sqrt(jnp.sum(moves**2, axis=1)))
+        # Only a report: without derivatives, which a landmark at rest does not have.
+        moved = jnp.max(jnp.sqrt(jnp.sum(lax.stop_gradient(moves) ** 2, axis=1)))
         at_rest = moved < jnp.asarray(options.pass_tol, moved.dtype)
         status = jnp.where(at_rest, Status.CONVERGED, Status.MAX_STEPS)
         return end._replace(
@@ -296,80 +352,18 @@ def _to_fixed_point(
         )
 
     if options.max_passes == 1:
-        end = one_more(scale)
-    else:
-        shapes = jax.eval_shape(one_more, scale)
-        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        end = lax.while_loop(
-            lambda p: (
-                (p.pass_status != Status.CONVERGED)
-                & ~is_failure(p.status)
-                & (p.num_passes < options.max_passes)
-            ),
-            one_more,
-            blank._replace(params=before.params, reach=before.reach),
-        )
-    return end._replace(
-        phases=before.phases + end.phases, traces=before.traces + end.traces
+        return one_more(before._replace(num_passes=jnp.zeros_like(before.num_passes)))
+    shapes = jax.eval_shape(one_more, before)
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return lax.while_loop(
+        lambda p: (
+            (p.pass_status != Status.CONVERGED)
+            & ~is_failure(p.status)
+            & (p.num_passes < turn[1].max_passes)
+        ),
+        one_more,
+        blank._replace(params=before.params, reach=before.reach),
     )
-
-
-def _run_phases(
-    model: CLNFModel,
-    before: Progress,
-    kernel: NURLMSOptions,
-    at_scale: NURLMSOptions,
-    options: FitOptions,
-    phases: tuple[bool, ...],
-    with_trace: bool,
-) -> Progress:
-    """The rigid phase of one scale, its non-rigid one, or both."""
-    pdm, responses = model.pdm, before.responses
-    assert responses is not None
-    params, status = before.params, before.status
-    states, reports, traces = [], [], []
-    for rigid in phases:
-        state = nu_rlms_init(pdm, responses, params, kernel, rigid=rigid)
-        # After a failure nothing more is run: the phase starts in its end state.
-        stopped = jnp.where(is_failure(status), status, state.status)
-        state = dataclasses.replace(state, status=stopped.astype(jnp.int32))
-        if with_trace:
-            state, *trace = resume_with_trace(
-                pdm, responses, state, kernel, rigid=rigid
-            )
-            traces.append(tuple(trace))
-        else:
-            state = resume(pdm, responses, state, kernel, rigid=rigid)
-            traces.append(None)
-        states.append(state)
-        params = state.params
-        certificate = certify(pdm, responses, state, kernel, rigid=rigid)
-        reports.append(report(state, certificate, is_failure(status)))
-        status = merge_status(status, state.status)
-    between = phases[-1] == RIGID
-    if not between:
-        too_small = jnp.where(
-            params.scale < options.min_scale, Status.FACE_TOO_SMALL, Status.RUNNING
-        )
-        status = merge_status(status, too_small)
-    # What is known of the last scale that was run stays.
-    skipped = is_failure(before.status)
-    found = _log_densities(responses, states[-1], at_scale)
-    return before._replace(
-        params=params,
-        status=status.astype(jnp.int32),
-        densities=jnp.where(skipped, before.densities, found),
-        view=jnp.where(skipped, before.view, responses.view),
-        responses=responses if between else None,
-    ).with_phases(reports, traces)
-
-
-def _log_densities(
-    responses: ResponseMaps, state: NURLMSState, options: NURLMSOptions
-) -> Float[Array, " n"]:
-    if options.solver == "openface":
-        return openface_log_likelihoods(responses, state.previous_shape, options.sigma)
-    return state.evidence.log_densities
 
 
 def _start_status(

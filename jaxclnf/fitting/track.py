@@ -22,6 +22,7 @@ from jaxclnf.fitting.fit import check_image, fit, is_traced
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.parts import unfitted_part
 from jaxclnf.fitting.result import FitResult
 from jaxclnf.fitting.template import cut_template, template_shift
 from jaxclnf.fitting.track_options import TrackOptions
@@ -133,7 +134,7 @@ def restart_face(
         >>> bool(restart_face(model, image, box, options).success)
         True
     """
-    return _with_room(fit(model, image, box, options=options.first), options)
+    return _with_room(model, fit(model, image, box, options=options.first), options)
 
 
 def track_frame(
@@ -273,7 +274,7 @@ def _follow(
     fit_options = _large(options) if large else options.follow
     starts = jax.tree.map(lambda x: x[None], params)
     result, _ = fit_face(model, image, image_size, starts, fit_options)
-    return without_detector(state, _with_room(result, options), options)
+    return without_detector(state, _with_room(model, result, options), options)
 
 
 def _large(options: TrackOptions) -> FitOptions:
@@ -289,7 +290,7 @@ def _fit_from(
     options: TrackOptions,
 ) -> FitResult:
     result = fit(model, image, params=params, options=fit_options)
-    return _with_room(result, options)
+    return _with_room(model, result, options)
 
 
 _cut = jax.jit(cut_template)
@@ -305,10 +306,14 @@ def _shifted(image: Any, state: TrackerState, options: TrackOptions) -> PDMParam
     return dataclasses.replace(params, translation=params.translation + shift)
 
 
-def _with_room(result: FitResult, options: TrackOptions) -> FitResult:
-    """The result with room for all starts, as every result of a track has it."""
+def _with_room(model: CLNFModel, result: FitResult, options: TrackOptions) -> FitResult:
+    """The result with room for all starts and parts that any of a track may have."""
     scores = _padded(result.start_log_likelihoods, options.first.num_starts)
-    return dataclasses.replace(result, start_log_likelihoods=scores)
+    parts = dict(result.parts)
+    if options.first.use_parts or options.follow.use_parts:
+        for part in model.parts:
+            parts.setdefault(part.name, unfitted_part(part))
+    return dataclasses.replace(result, start_log_likelihoods=scores, parts=parts)
 
 
 @partial(jax.jit, static_argnames="count")
@@ -322,13 +327,13 @@ def _no_face(model: CLNFModel, options: TrackOptions) -> FitResult:
     """The result of a frame without a face: as of an unusable start."""
     dtype = model.pdm.mean_shape.dtype
     starts = starts_from_box(model.pdm, jnp.zeros(4, dtype), options.first.starts)
-    shapes, _ = jax.eval_shape(
-        fit_face,
-        model,
-        jnp.zeros((2, 2), dtype),
-        jnp.asarray([2, 2], jnp.int32),
-        starts,
-        options.first,
+
+    def first_fit(*place: Array) -> FitResult:
+        result, _ = fit_face(model, *place, starts, options.first)
+        return _with_room(model, result, options)
+
+    shapes = jax.eval_shape(
+        first_fit, jnp.zeros((2, 2), dtype), jnp.asarray([2, 2], jnp.int32)
     )
 
     def empty(leaf: jax.ShapeDtypeStruct) -> Array:

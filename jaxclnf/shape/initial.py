@@ -1,6 +1,7 @@
 """Parameters from a face box, and from given landmarks."""
 
 import dataclasses
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -79,6 +80,7 @@ class _Search(NamedTuple):
     done: Bool[Array, ""]
 
 
+@partial(jax.jit, static_argnames=("dialect", "max_steps"))
 def params_from_landmarks(
     pdm: PDM,
     landmarks: Float[Array, "n 2"],
@@ -178,7 +180,8 @@ def _converged_step(pdm: PDM, target: _Target, state: _Search) -> _Search:
         jnp.where(bad, state.error, error),
         jnp.where(bad, state.num_bad + 1, 0),
         state.num_steps + 1,
-        jnp.sum(moved**2) < _REST**2,
+        # A NaN ends the search too.
+        ~(jnp.sum(moved**2) >= _REST**2),
     )
 
 

@@ -44,7 +44,7 @@ def landmark_positions(
     """
     a = responses.ref_from_img
     moved = shape - responses.base_shape
-    centre = (responses.maps.shape[-1] - 1) / 2
+    centre = responses.centre
     return jnp.stack(
         [
             a[0, 0] * moved[:, 0] + a[0, 1] * moved[:, 1] + centre,
@@ -92,8 +92,11 @@ def evaluate(
             responses.maps, positions, sigma
         )
     else:
-        kde = grid_kde if is_openface else log_kde
-        log_densities, shifts = kde(responses.maps, positions, sigma)
+        log_densities, shifts = (
+            grid_kde(responses.maps, positions, sigma, responses.side)
+            if is_openface
+            else log_kde(responses.maps, positions, sigma)
+        )
     visible = responses.visibility
     b = responses.img_from_ref
     shifts = jnp.stack(

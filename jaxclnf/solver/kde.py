@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxclnf.batching import in_turn_on_cpu
 
@@ -288,16 +288,18 @@ def grid_kde(
     maps: Float[Array, "n w w"],
     positions: Float[Array, "n 2"],
     sigma: Float[Array, ""],
+    side: Int[Array, ""] | None = None,
 ) -> tuple[Float[Array, " n"], Float[Array, "n 2"]]:
     """Log density and mean shift as OpenFace takes them from its table.
 
-    Positions are clamped to `[0, w - 0.1]`; the kernel is centred on the nearest of the
-    positions 0, 0.1, 0.2, ..., but the shift is measured from the clamped one.
+    Positions are clamped to `[0, side - 0.1]`; the kernel is centred on the nearest of
+    the positions 0, 0.1, 0.2, ..., but the shift is measured from the clamped one.
 
     Args:
         maps: Response maps, not negative.
         positions: Where each landmark is in its map, `(column, row)`.
         sigma: Kernel bandwidth, pixels of the map.
+        side: Side of what was looked at; see `ResponseMaps`.
 
     Returns:
         The log densities of the kernel on the grid, -inf for a map of zeros, and the
@@ -312,9 +314,9 @@ def grid_kde(
         >>> shift.round(3).tolist()  # from (4.9, 2), the window's edge
         [[-0.9, -1.0]]
     """
-    w = maps.shape[-1]
     step = jnp.asarray(GRID_STEP, maps.dtype)
-    clamped = jnp.clip(positions, 0, jnp.asarray(w - GRID_STEP, maps.dtype))
+    end = jnp.asarray(maps.shape[-1] if side is None else side, maps.dtype)
+    clamped = jnp.clip(positions, 0, end - step)
     cells = clamped / step
     # Not floor(cells + 0.5): the sum would round.
     whole = jnp.floor(cells)

@@ -9,6 +9,9 @@ derivatives are along `retract` at zero. NU-RLMS: Saragih, Lucey, Cohn, Deformab
 fitting by regularized landmark mean-shift, IJCV 2011.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -55,6 +58,7 @@ def objective_terms(
     return jnp.concatenate([scale * data, prior])
 
 
+@jax.jit
 def objective(
     pdm: PDM, responses: ResponseMaps, params: PDMParams, options: NURLMSOptions
 ) -> Float[Array, ""]:
@@ -81,6 +85,7 @@ def objective(
     return jnp.sum(objective_terms(pdm, responses, params, evidence, options))
 
 
+@partial(jax.jit, static_argnames="rigid")
 def gradient(
     pdm: PDM,
     responses: ResponseMaps,
@@ -109,6 +114,7 @@ def gradient(
     return em_quadratic(pdm, responses, params, evidence, options, rigid).slope
 
 
+@partial(jax.jit, static_argnames="rigid")
 def em_curvature(
     pdm: PDM,
     responses: ResponseMaps,
@@ -137,6 +143,7 @@ def em_curvature(
     return em_quadratic(pdm, responses, params, evidence, options, rigid).normal
 
 
+@partial(jax.jit, static_argnames="rigid")
 def curvature(
     pdm: PDM,
     responses: ResponseMaps,
