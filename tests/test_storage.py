@@ -393,12 +393,16 @@ def test_loading_casts_and_prepares(tmp_path: Path, dtype: type):
     assert load_pdm(str(file), dtype).mean_shape.dtype == dtype
 
 
-def test_float64_without_x64_is_float32(tmp_path: Path):
+@pytest.mark.parametrize("load_any", [load_model, load_pdm])
+def test_types_that_the_arrays_would_not_have(tmp_path: Path, load_any: Callable):
     file = tmp_path / "tiny.npz"
     save_model(tiny_model(np.float64, sane=True), file)
     with jax.enable_x64(False):
-        model = load_model(file, dtype=np.float64)
-    assert model.pdm.mean_shape.dtype == np.float32
+        with pytest.raises(ValueError, match="float64 and JAX's x64 mode is off"):
+            load_any(file, dtype=np.float64)
+        load_any(file, dtype=np.float32)
+    with pytest.raises(ValueError, match="dtype is int32; expected a floating type"):
+        load_any(file, dtype=np.int32)
 
 
 def test_loading_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

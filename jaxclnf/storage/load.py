@@ -39,11 +39,13 @@ def load_model(
         dtype: Floating type of the arrays; float64 needs JAX's x64 mode.
 
     Returns:
-        The model, with Sigma matrices for the default window sizes; parts have none.
+        The model, with Sigma matrices for the default window sizes, its parts with
+        those for their own.
 
     Raises:
         ModelFileError: If there is no such model, or its files are damaged, do not fit
             together, or hold something that this version does not support.
+        ValueError: If `dtype` is no floating type, or float64 without x64 mode.
 
     Example:
         >>> import pathlib, tempfile
@@ -54,6 +56,7 @@ def load_model(
         >>> loaded.pdm.num_landmarks == model.pdm.num_landmarks
         True
     """
+    _check_dtype(dtype)
     file = _find(path)
     if file.suffix.lower() == ".npz":
         model = _cast(read_model(file), dtype)
@@ -77,6 +80,7 @@ def load_pdm(
 
     Raises:
         ModelFileError: If there is no such file or it is damaged.
+        ValueError: As `load_model`.
 
     Example:
         >>> import pathlib, tempfile
@@ -86,6 +90,7 @@ def load_pdm(
         ...     load_pdm(file).num_modes
         1
     """
+    _check_dtype(dtype)
     file = _find(path)
     if file.suffix.lower() == ".npz":
         return _cast(read_model(file).pdm, dtype)
@@ -106,6 +111,18 @@ def embedded_models() -> dict[str, Path]:
     """
     files = [file for folder in _MODEL_FOLDERS for file in sorted(folder.glob("*.npz"))]
     return {file.stem: file for file in reversed(files)}
+
+
+def _check_dtype(dtype: DTypeLike) -> None:
+    """Refuses a type that the arrays would not have."""
+    name = np.dtype(dtype).name
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype is {name}; expected a floating type, such as float32")
+    if jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype):
+        raise ValueError(
+            f"dtype is {name} and JAX's x64 mode is off; expected float32, or before"
+            " it jax.config.update('jax_enable_x64', True)"
+        )
 
 
 def _find(path: str | os.PathLike[str] | None) -> Path:
