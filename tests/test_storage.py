@@ -184,6 +184,14 @@ def test_saving_under_another_suffix(tmp_path: Path):
         save_model(tiny_model(), tmp_path / "model.txt")
 
 
+def test_saving_to_a_missing_folder(tmp_path: Path):
+    folder = tmp_path / "absent"
+    with pytest.raises(FileNotFoundError) as caught:
+        save_model(tiny_model(), folder / "model.npz")
+    assert f"found no folder {folder}, expected one" in str(caught.value)
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("value", [jnp.zeros(3, jnp.bfloat16), jnp.zeros(3, complex)])
 def test_what_cannot_be_stored(tmp_path: Path, value: jax.Array):
     model = tiny_model()

@@ -86,6 +86,7 @@ def save_model(model: CLNFModel, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ModelFileError: If the name does not end in `.npz`.
+        FileNotFoundError: If the folder is missing.
         OSError: If the file cannot be written.
 
     Example:
@@ -100,6 +101,10 @@ def save_model(model: CLNFModel, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix.lower() != ".npz":
         raise ModelFileError(f"{path}: found suffix {path.suffix!r}, expected '.npz'")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path}: found no folder {path.parent}, expected one to write the file in"
+        )
     encoder = _Encoder()
     content = {
         "format": FORMAT,
