@@ -1,6 +1,7 @@
 """Face boxes from the Haar cascade."""
 
 import dataclasses
+import inspect
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxclnf.app import faces_setup
 from jaxclnf.app.fit import FitCommand
 from jaxclnf.app.info import describe_model
 from jaxclnf.app.media import write_png
-from jaxclnf.detect import haar
+from jaxclnf.detect import haar, mtcnn
 from jaxclnf.detect.haar import (
     OPENFACE_CALIBRATION,
     boxes_from_haar,
@@ -143,6 +144,13 @@ def test_no_face_gives_no_rows(shape):
 def test_colour_and_float_are_refused(image):
     with pytest.raises(ValueError, match="grey uint8"):
         detect_faces(image)
+
+
+@pytest.mark.parametrize("check", [face_squares, mtcnn._check])
+def test_what_is_no_picture_is_refused(check):
+    arguments = {"image": None, "min_size": 50}
+    with pytest.raises(TypeError, match=r"image is None; expected an array.*imread"):
+        inspect.unwrap(check)(**arguments)
 
 
 def test_min_size_must_be_positive():

@@ -8,6 +8,7 @@ import cv2.data
 import numpy as np
 from jaxtyping import Float64
 
+from jaxclnf.fitting.canvas import check_array
 from jaxclnf.fitting.model import BoxCalibration
 
 CASCADE_NAME = "haarcascade_frontalface_alt.xml"
@@ -40,6 +41,7 @@ def detect_faces(
         where no face is found.
 
     Raises:
+        TypeError: The picture is no array.
         ValueError: The picture is not grey or not uint8, or `min_size` is not
             positive.
         FileNotFoundError: This installation of OpenCV has no cascade files.
@@ -92,6 +94,7 @@ def face_squares(
         where no face is found.
 
     Raises:
+        TypeError: The picture is no array.
         ValueError: The picture is not grey or not uint8, or `min_size` is not
             positive.
         FileNotFoundError: This installation of OpenCV has no cascade files.
@@ -100,6 +103,7 @@ def face_squares(
         >>> face_squares(np.zeros((80, 60), np.uint8)).shape
         (0, 4)
     """
+    check_array(image)
     if image.ndim != 2 or image.dtype != np.uint8:
         raise ValueError(
             "face detection needs a grey uint8 picture [row, column], not "

@@ -20,6 +20,7 @@ from jaxclnf.detect.mtcnn_network import (
     Layer,
     apply_network,
 )
+from jaxclnf.fitting.canvas import check_array
 
 # From the last network's box to the one around the landmarks: corner and size.
 _BOX_SHIFT, _BOX_SIZE = (-0.0075, 0.2459), (1.0323, 0.7751)
@@ -53,6 +54,7 @@ def detect_faces_mtcnn(
         - How sure the last network is, from 0.7 to 1.
 
     Raises:
+        TypeError: The picture is no array.
         ValueError: The picture is neither grey nor of three channels, or not uint8, or
             `min_size` is too small.
 
@@ -150,6 +152,7 @@ def suppress(
 
 
 def _check(image: np.ndarray, min_size: int) -> None:
+    check_array(image)
     is_grey_or_colour = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
     if not is_grey_or_colour or image.dtype != np.uint8:
         raise ValueError(

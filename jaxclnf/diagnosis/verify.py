@@ -14,7 +14,7 @@ from jaxclnf.diagnosis.truth import terms_of, weights_of
 from jaxclnf.experts.area import Sampling
 from jaxclnf.experts.responses import response_maps
 from jaxclnf.experts.types import PatchExperts
-from jaxclnf.fitting.canvas import on_canvas
+from jaxclnf.fitting.canvas import check_image, on_canvas
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
@@ -99,8 +99,9 @@ def verify(
         What was found; `found.certified` says it in a word.
 
     Raises:
-        ValueError: The result is of several faces, or has other scales than the
-            options make of the model.
+        TypeError: The image is no array.
+        ValueError: The image is not two-dimensional or empty, or the result is of
+            several faces, or has other scales than the options make of the model.
 
     Example:
         >>> options = FitOptions(window_sizes=(7,), solver="em", max_steps=2)
@@ -108,6 +109,7 @@ def verify(
         >>> print(str(verify(model, image, early, options)).split(":")[0])
         not certified
     """
+    check_image(image)
     if result.status.ndim != 0:
         raise ValueError(
             f"the result has leading axes {result.status.shape}; expected one face"

@@ -1,6 +1,8 @@
 """`fit`: faces in one image, from boxes or parameters to results."""
 
+from collections.abc import Sequence
 from functools import partial
+from reprlib import repr as short
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage
-from jaxclnf.fitting.canvas import on_canvas
+from jaxclnf.fitting.canvas import check_image, on_canvas
 from jaxclnf.fitting.cores import num_cores
 from jaxclnf.fitting.face import fit_face
 from jaxclnf.fitting.hypotheses import starts_from_box
@@ -27,7 +29,7 @@ _CHUNK = 64
 def fit(
     model: CLNFModel,
     image: GreyImage,
-    boxes: Num[Array | np.ndarray, "*b 4"] | None = None,
+    boxes: Num[Array | np.ndarray, "*b 4"] | Sequence[Any] | None = None,
     *,
     params: PDMParams | None = None,
     options: FitOptions = FitOptions(),  # noqa: B008 (immutable)
@@ -46,7 +48,8 @@ def fit(
         model: The model; `model.prepared(options.window_sizes)` makes it faster.
         image: Grey values, pixel centres at integer coordinates.
         boxes: `(x, y, width, height)` of one face or one per row, tight around the
-            landmarks (left to right outline, brows to chin), pixels.
+            landmarks (left to right outline, brows to chin), pixels. An array, or a
+            sequence.
         params: Where to start instead of boxes; with or without one leading axis.
         options: The options; `starts` is of boxes only.
 
@@ -55,8 +58,10 @@ def fit(
         no size or lies wholly outside the image gives `Status.BAD_START`, not an error.
 
     Raises:
+        TypeError: The image is no array.
         ValueError: The image is not two-dimensional or empty, boxes do not end in 4
-            numbers, or not exactly one of `boxes` and `params` is given.
+            numbers, or not exactly one of `boxes` and `params` is given; the options
+            name no solver, or what a scale cannot be fitted with.
 
     Example:
         >>> result = fit(model, image, box, options=FitOptions(window_sizes=(7,)))
@@ -72,7 +77,7 @@ def fit(
 def fit_with_trace(
     model: CLNFModel,
     image: GreyImage,
-    boxes: Num[Array | np.ndarray, "*b 4"] | None = None,
+    boxes: Num[Array | np.ndarray, "*b 4"] | Sequence[Any] | None = None,
     *,
     params: PDMParams | None = None,
     options: FitOptions = FitOptions(),  # noqa: B008 (immutable)
@@ -168,7 +173,9 @@ def _fit(
     options: FitOptions,
     with_trace: bool,
 ) -> tuple[FitResult, FitTrace | None]:
-    _check_inputs(image, boxes, params)
+    check_image(image)
+    boxes = _as_array(boxes)
+    _check_start(boxes, params)
     dtype = model.pdm.mean_shape.dtype
     size = np.asarray(image.shape, np.int32)
     if is_traced(model, image, boxes, params, options):
@@ -202,26 +209,21 @@ def _with_starts_axis(params: PDMParams, axis: int) -> PDMParams:
     )
 
 
-def check_image(image: Any) -> None:
-    """Refuses what is not an image of grey values.
-
-    Args:
-        image: An array.
-
-    Raises:
-        ValueError: It is not two-dimensional or empty.
-
-    Example:
-        >>> check_image(image)
-    """
-    if image.ndim != 2 or 0 in image.shape:
+def _as_array(boxes: Any) -> Any:
+    """Boxes as an array, whatever sequence they are."""
+    if boxes is None or hasattr(boxes, "ndim"):
+        return boxes
+    try:
+        if is_traced(boxes):
+            return jnp.asarray(boxes)
+        return np.asarray(boxes, np.float64)
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"image has shape {image.shape}; expected grey values (height, width)"
-        )
+            f"boxes are {short(boxes)}; expected (x, y, width, height), or rows of such"
+        ) from error
 
 
-def _check_inputs(image: Any, boxes: Any, params: PDMParams | None) -> None:
-    check_image(image)
+def _check_start(boxes: Any, params: PDMParams | None) -> None:
     if (boxes is None) == (params is None):
         raise ValueError("expected either boxes or params, not both and not neither")
     if boxes is not None and (boxes.ndim not in (1, 2) or boxes.shape[-1] != 4):

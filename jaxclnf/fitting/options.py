@@ -227,10 +227,17 @@ class FitOptions:
     def step_limit(self) -> int:
         """Step limit of each phase.
 
+        Raises:
+            ValueError: There is no such solver.
+
         Example:
             >>> FitOptions(solver="em").step_limit
             2000
         """
+        if self.solver not in STEP_LIMITS:
+            raise ValueError(
+                f"solver is {self.solver!r}; expected one of {', '.join(STEP_LIMITS)}"
+            )
         if self.max_steps is None:
             return STEP_LIMITS[self.solver]
         return self.max_steps

@@ -16,9 +16,9 @@ from jax import lax
 from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage
-from jaxclnf.fitting.canvas import on_canvas
+from jaxclnf.fitting.canvas import check_image, on_canvas
 from jaxclnf.fitting.face import fit_face
-from jaxclnf.fitting.fit import check_image, fit, is_traced
+from jaxclnf.fitting.fit import fit, is_traced
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
