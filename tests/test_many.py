@@ -195,6 +195,7 @@ def test_nothing_beyond_the_reach_matters(face: dict, options: FitOptions):
     ("change", "problem"),
     [
         ({"images": np.zeros((2, 2, 3), np.uint8)}, "image 0 has shape (2, 2, 3)"),
+        ({"images": np.zeros((3, 9, 9))}, "found 2 boxes for 3 images"),
         ({"images": [np.zeros((2, 0))] * 2}, "image 0 has shape (2, 0)"),
         ({"boxes": np.zeros(4)}, "boxes have shape (4,)"),
         ({"images": [np.zeros((9, 9))] * 3}, "found 2 boxes for 3 images"),
@@ -210,6 +211,27 @@ def test_wrong_arguments(face: dict, change: dict, problem: str):
     with pytest.raises(ValueError) as caught:
         fit_many(face["model"], **arguments)
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "problem"),
+    [
+        (None, "images is None; expected an array"),
+        ([np.zeros((9, 9)), None], "image 1 is None; expected an array"),
+    ],
+)
+def test_images_that_are_no_arrays(face: dict, images, problem: str):
+    boxes = np.ones((2, 4))
+    with pytest.raises(TypeError, match=problem):
+        many._prepared(face["model"], images, boxes, None, QUICK)
+
+
+def test_a_stack_is_several_images(face: dict):
+    stack = np.stack([face["image"], face["image"][::-1]])
+    boxes = np.ones((2, 4)).tolist()
+    of_stack = many._prepared(face["model"], stack, boxes, None, QUICK)
+    assert np.array_equal(of_stack.images, stack)
+    assert of_stack.image_index.tolist() == [0, 1]
 
 
 positions = st.floats(-3000, 9000)

@@ -22,6 +22,8 @@ from jaxclnf.fitting.canvas import (
     Canvas,
     Window,
     as_grey,
+    check_array,
+    check_image,
     cut,
     holds,
     whole_image,
@@ -41,6 +43,7 @@ Numbers = Num[Array | np.ndarray, "..."]
 _MARGIN = 0.5
 """How much is cut out around a box at first, in sides of the box. On annotated faces
 the starts look 0.3 beyond it, and few fits much further."""
+_MOST_CHANNELS = 4
 _CHUNK = {"cpu": 16}
 _ACCELERATOR_CHUNK = 256
 
@@ -57,7 +60,7 @@ class _Work(NamedTuple):
 def fit_many(
     model: CLNFModel,
     images: Numbers | Sequence[Numbers],
-    boxes: Numbers,
+    boxes: Numbers | Sequence[Any],
     *,
     image_index: Numbers | Sequence[int] | None = None,
     options: FitOptions = FitOptions(),  # noqa: B008 (immutable)
@@ -71,7 +74,8 @@ def fit_many(
 
     Args:
         model: The model; `model.prepared(options.window_sizes)` makes it faster.
-        images: Grey values `(height, width)` of one image, or of several of any sizes.
+        images: Grey values `(height, width)` of one image, of several of any sizes, or
+            of a stack `(k, height, width)`.
         boxes: `(x, y, width, height)` of one face per row, `(f, 4)`, as for `fit`.
         image_index: In which image each face is, counted from 0, `(f,)`. Default: all
             in the only image, or one face in each.
@@ -90,6 +94,7 @@ def fit_many(
         rounding, and do not depend on the other faces.
 
     Raises:
+        TypeError: An image is no array.
         ValueError: An image is not two-dimensional or empty, boxes are not `(f, 4)`,
             image indices are missing or out of range, `chunk` is not positive, or
             `mesh` has several axes.
@@ -124,13 +129,12 @@ def _prepared(
     model: CLNFModel, images: Any, boxes: Any, image_index: Any, options: FitOptions
 ) -> _Work:
     if not isinstance(images, Sequence):
-        images = [images]
+        check_array(images, "images")
+        # Three or four columns are the channels of a coloured image, no stack of grey.
+        is_stack = images.ndim == 3 and images.shape[2] > _MOST_CHANNELS
+        images = list(np.asarray(images)) if is_stack else [images]
     for k, image in enumerate(images):
-        if image.ndim != 2 or 0 in image.shape:
-            raise ValueError(
-                f"image {k} has shape {image.shape}; expected grey values "
-                "(height, width)"
-            )
+        check_image(image, f"image {k}")
     dtype = np.dtype(model.pdm.mean_shape.dtype)
     grey = [as_grey(np.asarray(image), dtype) for image in images]
     boxes = np.asarray(boxes, np.float64)
