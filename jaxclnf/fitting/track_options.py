@@ -25,7 +25,8 @@ class TrackOptions:
     """After a failure the detector looks at every frame of this many, the first
     included; where no face is followed, at every frame of six times as many."""
     max_failures: int = static(default=100)
-    """More failures in a row than this end the track."""
+    """So many failures in a row and one more are borne, the next one ends the track:
+    OpenFace counts from 0, and so does `TrackerState.failures_in_a_row`."""
     use_template: bool = static(default=False)
     """Begin from where the last frame's grey values are found again, for faces that
     move by more than a window."""
