@@ -3,12 +3,12 @@
     python benchmarks/accuracy.py [--models MODEL...] [--sets FOLDER...] [--out FOLDER]
 
 Every model fits every face twice: from the ground truth's tight box, and from the box
-of the package's face detector, under the model's own box calibration. One frontal
-start, no parts. Prints Markdown: errors over the distance of the outer eye corners
-(points 36 and 45) for the 68 points, the 51 inner ones and the jaw, for all faces and
-for near-frontal ones, convergence, and the first model against the second. --out also
-writes the tables, `accuracy.json` with every face, and pictures of the worst and of
-typical faces.
+of the package's face detector, under the model's own box calibration. The package's
+options (three starts, of which two are finished), but no parts. Prints Markdown: errors
+over the distance of the outer eye corners (points 36 and 45) for the 68 points, the 51
+inner ones and the jaw, for all faces and for near-frontal ones, convergence, the same
+by yaw, and the first model against the second. --out also writes the tables,
+`accuracy.json` with every face, and pictures of the worst and of typical faces.
 
 Yaw is that of one shape model for all, OpenFace's, fitted to the ground truth. A
 detected square belongs to a face if its box, under OpenFace's calibration for all

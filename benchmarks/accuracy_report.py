@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,9 @@ from jaxclnf.app.tables import Face
 
 NEAR_FRONTAL_DEG = 20.0
 """Yaw below which a face counts as near-frontal, degrees."""
+
+YAW_LIMITS_DEG = (0.0, 10.0, 20.0, 30.0, np.inf)
+"""Between which yaws, to either side, the faces of all sets are told apart, degrees."""
 
 LARGE_ERROR = 0.08
 """Errors above this are counted."""
@@ -146,6 +150,7 @@ def report(
         if kind == "detector":
             parts.append(_shares_detected(rows, models[0]))
         parts.append(_table_of_errors(chosen))
+        parts.append(_table_of_yaws(rows, kind, models))
         if len(models) > 1:
             parts.append(_table_of_ratios(chosen, models[0], models[1]))
         parts += [_worst(rows, kind, model) for model in models]
@@ -180,6 +185,23 @@ def _table_of_errors(entries: Sequence[dict]) -> str:
             if points != "jaw":
                 cells.append(f"{entry[f'large_{points}']:.1%}")
         lines.append([*cells, f"{entry['converged']:.2%}"])
+    return _table(head, lines)
+
+
+def _table_of_yaws(rows: Sequence[FittedFace], kind: str, models: Sequence[str]) -> str:
+    head = ["yaw, degrees", "faces", "model", "68 points", "large", "51 inner", "large"]
+    lines = []
+    for low, high in pairwise(YAW_LIMITS_DEG):
+        name = f"{low:g} to {high:g}" if np.isfinite(high) else f"from {low:g}"
+        for model in models:
+            some = _choose(rows, boxes=kind, model=model)
+            figures = summarise([r for r in some if low <= abs(r.yaw_deg) < high])
+            cells = [name, str(figures["faces"]), model]
+            for points in ("68", "51"):
+                mean, median = (figures[f"{k}_{points}"] for k in ("mean", "median"))
+                cells.append(f"{_short(mean)} / {_short(median)}")
+                cells.append(f"{figures[f'large_{points}']:.1%}")
+            lines.append(cells)
     return _table(head, lines)
 
 
