@@ -147,11 +147,14 @@ def test_bad_photographs_do_not_stop_the_others(
 def test_no_image_of_the_table_was_given(model_file, photo, out, tmp_path, capsys):
     boxes = boxes_file(tmp_path, "other.png,1,2,30,40", "third.png,1,2,30,40")
     args = ["fit", photo, "--model", model_file, "--boxes", boxes, "--out", out]
-    assert main(args) == 0
+    assert main(args) == 1
     shown = capsys.readouterr()
     assert "2 other images" in shown.err and "'other.png'" in shown.err
+    assert f"jaxclnf: {photo}: no box given in {boxes}\n" in shown.err
     assert "no box given" in shown.out
     assert read_table(out, "face.csv") == []
+    (summary,) = read_table(out, "summary.csv")
+    assert (summary["faces"], summary["problem"]) == ("0", "no box given")
 
 
 @pytest.mark.slow

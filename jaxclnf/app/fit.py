@@ -15,12 +15,11 @@ from jaxclnf.app.drawing import draw_fits
 from jaxclnf.app.errors import ArgumentError, MediaError
 from jaxclnf.app.face_rows import openface_row
 from jaxclnf.app.faces_setup import FaceDetector, FaceSetup
+from jaxclnf.app.given_boxes import boxes_of_images
 from jaxclnf.app.media import FOLDER_SUFFIXES, make_folder, read_image, write_png
 from jaxclnf.app.tables import (
-    ANY_IMAGE,
     Face,
     faces_of,
-    read_boxes,
     write_openface_rows,
     write_rows,
 )
@@ -40,8 +39,9 @@ class FitCommand(FaceSetup):
     For each photograph the output folder gets NAME.csv, a table with one row per face
     in the columns of OpenFace's FaceLandmarkImg, and NAME.png, a picture; for all of
     them summary.csv. Where a name is taken it gets a number: NAME_2. A photograph that
-    cannot be used is reported, the others go on and the exit code is 1. OpenFace's own
-    options (-f, -out_dir, -mloc, ...) are understood too.
+    cannot be used, or has no box in the table of --boxes, is reported, the others go on
+    and the exit code is 1. OpenFace's own options (-f, -out_dir, -mloc, ...) are
+    understood too.
     """
 
     images: Annotated[
@@ -53,9 +53,9 @@ class FitCommand(FaceSetup):
     boxes: Annotated[Path | None, tyro.conf.arg(metavar="CSV")] = None
     """Boxes to start from, instead of looking for faces.
     A table with the columns image, x, y, width, height:
-    pixels, tight around the landmarks; image as given
-    here, or the file's name alone. One photograph needs
-    no column image."""
+    pixels, tight around the landmarks; image is a path, or
+    the file's name alone. One photograph needs no column
+    image."""
     out: Path = Path("jaxclnf-out")
     """Folder for the results."""
     name: Annotated[
@@ -68,8 +68,8 @@ class FitCommand(FaceSetup):
         """Fits all photographs.
 
         Returns:
-            The exit code: 1 if a photograph could not be read or its results not
-            written, else 0.
+            The exit code: 1 if a photograph could not be read, has no box in the table
+            of boxes, or its results could not be written, else 0.
 
         Raises:
             ArgumentError, MediaError, ModelFileError, TableError: Nothing was fitted,
@@ -81,7 +81,7 @@ class FitCommand(FaceSetup):
             raise ArgumentError("fit needs at least one photograph")
         if self.name is not None:
             _check_name(self.name, len(images))
-        boxes = None if self.boxes is None else _boxes_of_images(self.boxes, images)
+        boxes = None if self.boxes is None else boxes_of_images(self.boxes, images)
         model = self.load()
         work = _Work(self, model, self.fit_options(model), self._detector(model))
         out = make_folder(self.out)
@@ -101,6 +101,9 @@ class FitCommand(FaceSetup):
                 continue
             converged = sum(face.converged for face in faces)
             problem = _problem(faces, given is not None)
+            if given is not None and not faces:
+                all_done = False
+                print(f"jaxclnf: {image}: {problem} in {self.boxes}", file=sys.stderr)
             rows.append(
                 (image, len(faces), converged, problem, f"{name}.csv", f"{name}.png")
             )
@@ -231,38 +234,6 @@ def _check_name(name: str, num_images: int) -> None:
             f"--name {name!r}: must be a file's name without folder and suffix; --out"
             " chooses the folder"
         )
-
-
-def _boxes_of_images(table: Path, images: Sequence[Path]) -> list[np.ndarray]:
-    """The boxes of each photograph; no rows where the table has none."""
-    given = read_boxes(table)
-    if ANY_IMAGE in given:
-        if len(set(images)) > 1:
-            raise ArgumentError(
-                f"{table}: has no column 'image', which {len(images)} photographs need"
-            )
-        return [given[ANY_IMAGE]] * len(images)
-
-    keys = []
-    for image in images:
-        # The whole path comes first: names may repeat from folder to folder.
-        key = str(image) if str(image) in given else image.name
-        others = {
-            str(i) for i in images if i.name == image.name and str(i) not in given
-        }
-        if key in given and key != str(image) and len(others) > 1:
-            raise ArgumentError(
-                f"{table}: '{image.name}' could mean {' or '.join(sorted(others))};"
-                " give the whole path in the column 'image'"
-            )
-        keys.append(key)
-    if unused := [name for name in given if name not in keys]:
-        print(
-            f"jaxclnf: {table}: boxes of {len(unused)} other images are left out, the"
-            f" first is '{unused[0]}'",
-            file=sys.stderr,
-        )
-    return [given.get(key, np.empty((0, 4))) for key in keys]
 
 
 def _problem(faces: Sequence[Face], were_given: bool) -> str:
