@@ -274,6 +274,42 @@ def test_results_that_cannot_be_written(model_file, photo, out, capsys):
     assert "cannot be written" in read_table(out, "summary.csv")[0]["problem"]
 
 
+def test_a_summary_that_cannot_be_written(model_file, photo, out, capsys):
+    os.makedirs(os.path.join(out, "summary.csv"))
+    assert main(["fit", photo, "--model", model_file, "--out", out]) == 1
+    assert "summary.csv: cannot be written" in capsys.readouterr().err
+    assert read_table(out, "face.csv") == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no memory")])
+def test_an_end_too_soon_leaves_what_is_done(
+    model_file, out, tmp_path, monkeypatch, capsys, error
+):
+    images = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
+    for image in images:
+        write_png(image, np.zeros((60, 70, 3), np.uint8))
+
+    def read(path):
+        if path.name == "c.png":
+            raise error
+        return read_image(path)
+
+    monkeypatch.setattr("jaxclnf.app.fit.read_image", read)
+    args = ["fit", *images, "--model", model_file, "--out", out]
+    note = f"{os.path.join(out, 'summary.partial.csv')} has the photographs so far"
+    if isinstance(error, KeyboardInterrupt):
+        assert main(args) == 130
+        assert capsys.readouterr().err == f"jaxclnf: interrupted; {note}\n"
+    else:
+        with pytest.raises(RuntimeError, match="no memory") as caught:
+            main(args)
+        assert caught.value.__notes__ == [note]
+    left = ["a.csv", "a.png", "b.csv", "b.png", "summary.partial.csv"]
+    assert sorted(os.listdir(out)) == left
+    summary = read_table(out, "summary.partial.csv")
+    assert [line["image"] for line in summary] == images[:2]
+
+
 def test_folders_stand_for_their_photographs(model_file, out, tmp_path, capsys):
     folder = tmp_path / "photos"
     (folder / "deeper.png").mkdir(parents=True)

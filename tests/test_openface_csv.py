@@ -1,12 +1,15 @@
 """Tables in OpenFace's form: the bytes of its own, and what it does not know."""
 
 import csv
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jaxclnf.openface import csv_table
 from jaxclnf.openface.csv_table import (
     OpenFaceColumns,
     OpenFaceRow,
@@ -145,6 +148,59 @@ def test_whole_or_not_at_all(tmp_path):
     assert file.read_bytes() == openface_header(SMALL).encode() + b"\n"
     with pytest.raises(OSError):
         write_openface_csv(tmp_path / "no" / "a.csv", SMALL, [])
+
+
+def test_rows_so_far_can_be_kept(tmp_path):
+    file, kept = tmp_path / "a.csv", tmp_path / "a.partial.csv"
+    file.write_text("old")
+
+    def rows(num, error):
+        yield from (make_row(frame=i) for i in range(num))
+        raise error
+
+    for num, error in ((1, KeyboardInterrupt()), (300, RuntimeError("no memory"))):
+        with pytest.raises(type(error)):
+            write_openface_csv(file, SMALL, rows(num, error), partial=kept)
+        lines = [openface_line(SMALL, make_row(frame=i)) for i in range(num)]
+        text = "\n".join([openface_header(SMALL), *lines, ""])
+        assert kept.read_text() == text
+        (note,) = error.__notes__
+        assert note.startswith(f"{kept} has the first {num} row")
+    kept.unlink()
+    # Without rows there is nothing to keep.
+    with pytest.raises(KeyboardInterrupt) as caught:
+        write_openface_csv(file, SMALL, rows(0, KeyboardInterrupt()), partial=kept)
+    assert not hasattr(caught.value, "__notes__")
+    assert file.read_text() == "old" and os.listdir(tmp_path) == ["a.csv"]
+    # The name is taken by a folder: all rows are kept under the other.
+    (tmp_path / "b.csv").mkdir()
+    with pytest.raises(OSError):
+        write_openface_csv(tmp_path / "b.csv", SMALL, [make_row()] * 2, partial=kept)
+    assert len(kept.read_text().splitlines()) == 3
+
+
+def test_half_a_row_is_not_kept(tmp_path):
+    """As on a disk that became full in the midst of it."""
+    kept = tmp_path / "a.partial.csv"
+
+    def rows():
+        yield from [make_row()] * 300
+        (temporary,) = tmp_path.glob(".jaxclnf-*")
+        (tmp_path / "then").write_text(temporary.read_text()[:-5])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def keeps_what_was_written(temporary, partial, error):
+        shutil.copy(tmp_path / "then", temporary)
+        keep(temporary, partial, error)
+
+    keep = csv_table._keep_rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_table, "_keep_rows", keeps_what_was_written)
+        with pytest.raises(OSError):
+            write_openface_csv(tmp_path / "a.csv", SMALL, rows(), partial=kept)
+    header, *lines = kept.read_text().split("\n")
+    assert header == openface_header(SMALL) and lines.pop() == ""
+    assert 1 < len(lines) < 300 and set(lines) == {openface_line(SMALL, make_row())}
 
 
 @pytest.mark.parametrize(

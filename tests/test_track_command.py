@@ -254,6 +254,35 @@ def test_bad_videos_do_not_stop_the_others(
     assert 3 <= len(read_table(out, "cut.csv")) < 8
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no memory")])
+def test_an_end_too_soon_leaves_the_rows_so_far(
+    model_file, out, tmp_path, monkeypatch, capsys, error
+) -> None:
+    calls: list[int] = []
+
+    def detect(bgr, grey):
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        return np.empty((0, 4))
+
+    monkeypatch.setattr(FaceSetup, "face_detector", lambda self, model: detect)
+    # While there is no face the detector looks at every twelfth frame.
+    folder = make_folder(tmp_path / "v", [np.zeros((120, 90), np.uint8)] * 14)
+    args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
+    note = f"{Path(out, 'v.partial.csv')} has the first 12 rows"
+    if isinstance(error, KeyboardInterrupt):
+        assert main([*args, "--overlay"]) == 130
+        assert f"jaxclnf: interrupted; {note}\n" in capsys.readouterr().err
+    else:
+        with pytest.raises(RuntimeError, match="no memory") as caught:
+            main([*args, "--overlay"])
+        assert caught.value.__notes__ == [note]
+    assert os.listdir(out) == ["v.partial.csv"]
+    rows = read_table(out, "v.partial.csv")
+    assert [r["frame"] for r in rows] == [str(i) for i in range(1, 13)]
+
+
 def test_an_overlay_never_replaces_its_video(
     example, model_file, tmp_path, finds_it
 ) -> None:

@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 all went well, 1 some of the work could not be done, 2 the
-        arguments, a table or the model are unusable and nothing was done.
+        arguments, a table or the model are unusable and nothing was done, 130 it was
+        interrupted.
 
     Example:
         >>> main(["info", "/no/such/model.npz"])
@@ -85,8 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough
         sys.stdout = None
         return 1
-    except KeyboardInterrupt:
-        print("jaxclnf: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        kept = getattr(error, "__notes__", ())
+        print("; ".join(["jaxclnf: interrupted", *kept]), file=sys.stderr)
         return 130
 
 

@@ -1,5 +1,6 @@
 """`jaxclnf fit`: faces in photographs, a table and a picture for each."""
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -20,6 +21,7 @@ from jaxclnf.app.media import FOLDER_SUFFIXES, make_folder, read_image, write_pn
 from jaxclnf.app.tables import (
     Face,
     faces_of,
+    partial_path,
     write_openface_rows,
     write_rows,
 )
@@ -40,7 +42,8 @@ class FitCommand(FaceSetup):
     in the columns of OpenFace's FaceLandmarkImg, and NAME.png, a picture; for all of
     them summary.csv. Where a name is taken it gets a number: NAME_2. A photograph that
     cannot be used, or has no box in the table of --boxes, is reported, the others go on
-    and the exit code is 1. OpenFace's own options (-f, -out_dir, -mloc, ...) are
+    and the exit code is 1. If it is interrupted summary.partial.csv has what is done,
+    and the exit code is 130. OpenFace's own options (-f, -out_dir, -mloc, ...) are
     understood too.
     """
 
@@ -89,14 +92,36 @@ class FitCommand(FaceSetup):
         named = images if self.name is None else [Path(f"{self.name}.csv")]
         names = output_names(named, out, used)
 
-        rows, all_done = [], True
+        record = _Record()
+        try:
+            all_done = self._fit_all(work, images, boxes, names, out, record)
+            record.write(out)
+        except MediaError as error:
+            all_done = False
+            print(f"jaxclnf: {error}", file=sys.stderr)
+        except BaseException as error:
+            record.keep(out, error)
+            raise
+        return 0 if all_done else 1
+
+    def _fit_all(
+        self,
+        work: "_Work",
+        images: Sequence[Path],
+        boxes: Sequence[np.ndarray] | None,
+        names: Sequence[str],
+        out: Path,
+        record: "_Record",
+    ) -> bool:
+        """Fits one photograph after the other; tells whether all could be done."""
+        all_done = True
         for i, (image, name) in enumerate(zip(images, names, strict=True)):
             try:
                 given = None if boxes is None else boxes[i]
                 faces, good = work.fit_photo(image, given, out / name)
             except MediaError as error:
                 all_done = False
-                rows.append((image, 0, 0, str(error), "", ""))
+                record.rows.append((image, 0, 0, str(error), "", ""))
                 print(f"jaxclnf: {error}", file=sys.stderr)
                 continue
             converged = sum(face.converged for face in faces)
@@ -104,7 +129,7 @@ class FitCommand(FaceSetup):
             if given is not None and not faces:
                 all_done = False
                 print(f"jaxclnf: {image}: {problem} in {self.boxes}", file=sys.stderr)
-            rows.append(
+            record.rows.append(
                 (image, len(faces), converged, problem, f"{name}.csv", f"{name}.png")
             )
             # OpenFace's five steps are seldom enough to converge.
@@ -114,11 +139,30 @@ class FitCommand(FaceSetup):
                 else f"{good} judged good"
             )
             print(_progress(image, len(faces), verdict, problem, out / name))
-        write_rows(out / f"{_SUMMARY}.csv", _SUMMARY_COLUMNS, rows)
-        return 0 if all_done else 1
+        return all_done
 
     def _detector(self, model: CLNFModel) -> FaceDetector | None:
         return self.face_detector(model) if self.boxes is None else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """What is written about all photographs together."""
+
+    rows: list[tuple] = dataclasses.field(default_factory=list)
+    """Of the summary."""
+
+    def write(self, out: Path) -> None:
+        """Writes the summary."""
+        write_rows(out / f"{_SUMMARY}.csv", _SUMMARY_COLUMNS, self.rows)
+
+    def keep(self, out: Path, error: BaseException) -> None:
+        """Writes what there is under another name, when an exception ends it all."""
+        partial = partial_path(out / f"{_SUMMARY}.csv")
+        if self.rows:
+            with contextlib.suppress(MediaError):
+                write_rows(partial, _SUMMARY_COLUMNS, self.rows)
+                error.add_note(f"{partial} has the photographs so far")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,10 +98,30 @@ def _face(box: np.ndarray, result: FitResult) -> Face:
     )
 
 
+def partial_path(path: str | os.PathLike[str]) -> Path:
+    """Where the rows of a table go that could not be finished.
+
+    Args:
+        path: The table.
+
+    Returns:
+        A file beside it.
+
+    Example:
+        >>> partial_path("out/talk.v1.csv").name
+        'talk.v1.partial.csv'
+    """
+    path = Path(path)
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
 def write_openface_rows(
     path: str | os.PathLike[str], columns: OpenFaceColumns, rows: Iterable[OpenFaceRow]
 ) -> None:
-    """Writes a table in OpenFace's form, whole or not at all.
+    """Writes a table in OpenFace's form.
+
+    Only a whole table gets the name. Where an exception ends it the rows so far go to
+    `partial_path`, and the exception has a note that says so.
 
     Args:
         path: Where to; a file already there is replaced.
@@ -120,9 +140,11 @@ def write_openface_rows(
         ' p_0, status, steps, log_likelihood\\n'
     """
     try:
-        write_openface_csv(path, columns, rows)
+        write_openface_csv(path, columns, rows, partial=partial_path(path))
     except OSError as error:
-        raise MediaError(f"{path}: cannot be written ({error.strerror})") from error
+        message = f"{path}: cannot be written ({error.strerror})"
+        notes = getattr(error, "__notes__", ())
+        raise MediaError("; ".join([message, *notes])) from error
 
 
 def write_rows(

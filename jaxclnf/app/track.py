@@ -43,7 +43,8 @@ class TrackCommand(FaceSetup):
     frame without a face, or whose fit is not to be trusted, has success 0. Where a
     name is taken it gets a number: NAME_2. A video that cannot be used is reported; of
     one that is damaged the rows so far are kept; in both cases the others go on and the
-    exit code is 1. OpenFace's own options (-f, -out_dir, -mloc, ...) are understood
+    exit code is 1. If it is interrupted the rows so far go to NAME.partial.csv, and the
+    exit code is 130. OpenFace's own options (-f, -out_dir, -mloc, ...) are understood
     too.
     """
 

@@ -151,17 +151,24 @@ def openface_line(columns: OpenFaceColumns, row: OpenFaceRow) -> str:
 
 
 def write_openface_csv(
-    path: str | os.PathLike[str], columns: OpenFaceColumns, rows: Iterable[OpenFaceRow]
+    path: str | os.PathLike[str],
+    columns: OpenFaceColumns,
+    rows: Iterable[OpenFaceRow],
+    *,
+    partial: str | os.PathLike[str] | None = None,
 ) -> None:
     """Writes a table, whole or not at all.
 
     Rows are written as they come, to a temporary file beside it that takes its name at
-    the end. If that end is not reached, for an error in `rows` too, nothing is left.
+    the end. If that end is not reached, for an error in `rows` too, nothing is left, or
+    what there is goes to `partial`.
 
     Args:
         path: Where to; a file already there is replaced.
         columns: Which columns it has.
         rows: The faces; may be none.
+        partial: Where whole rows go, if there are some, when an exception ends it, an
+            interrupt too; the exception gets a note that says so. Beside `path`.
 
     Raises:
         ValueError: An array is not of the size that the columns need; the message names
@@ -177,9 +184,9 @@ def write_openface_csv(
         2
     """
     path = Path(path)
-    partial = path.with_name(f".jaxclnf-{uuid.uuid4().hex}.part")
+    temporary = path.with_name(f".jaxclnf-{uuid.uuid4().hex}.part")
     try:
-        with partial.open("x", encoding="ascii", newline="\n") as file:
+        with temporary.open("x", encoding="ascii", newline="\n") as file:
             file.write(openface_header(columns) + "\n")
             for number, row in enumerate(rows, start=1):
                 try:
@@ -187,10 +194,27 @@ def write_openface_csv(
                 except ValueError as error:
                     raise ValueError(f"{path}, row {number}: {error}") from error
                 file.write(line + "\n")
-        os.replace(partial, path)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                _keep_rows(temporary, Path(partial), error)
+        raise
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+
+
+def _keep_rows(temporary: Path, partial: Path, error: BaseException) -> None:
+    with temporary.open("rb+") as file:
+        lines = file.readlines()
+        if lines and not lines[-1].endswith(b"\n"):
+            file.truncate(sum(map(len, lines[:-1])))
+            del lines[-1]
+    if len(lines) > 1:
+        os.replace(temporary, partial)
+        rows = "row" if len(lines) == 2 else "rows"
+        error.add_note(f"{partial} has the first {len(lines) - 1} {rows}")
 
 
 def _names(columns: OpenFaceColumns) -> Iterator[str]:
