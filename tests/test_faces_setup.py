@@ -87,6 +87,17 @@ def test_flags_change_the_preset():
     assert facts(options) == facts(changed)
 
 
+def test_searches_and_passes_can_be_asked_for():
+    more: dict[str, Any] = {"starts": 11, "finished_starts": 11}
+    more |= {"short_search": 5, "max_passes": 20}
+    for setup, preset in (
+        (FaceSetup(**more), FitOptions()),
+        (FaceSetup(dialect="openface", **more), FitOptions.openface()),
+    ):
+        changed = dataclasses.replace(preset, **more)
+        assert facts(setup.fit_options()) == facts(changed)
+
+
 def test_presets_of_the_openface_dialect(example):
     model, setup = example["model"], FaceSetup(dialect="openface")
     cen, wild = with_cen(model), dataclasses.replace(setup, wild=True)

@@ -38,6 +38,12 @@ _MAX_DECIMALS = 17
 # What OpenFace multiplies its numbers with for convolutional experts.
 _CEN_SIGMA, _CEN_REG_FACTOR = 1.5, 0.9
 
+_OF_FIT_OPTIONS = (
+    *("starts", "finished_starts", "short_search", "window_sizes", "max_steps"),
+    *("max_passes", "sigma", "reg_factor", "weight_factor"),
+)
+"""Arguments that are fields of `FitOptions` under the same name."""
+
 _PRESET = "(default: the preset's)"
 _Number = Annotated[
     float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_PRESET)
@@ -75,7 +81,18 @@ class FaceSetup:
         tyro.conf.arg(metavar="{1,3,11}", help_behavior_hint=_PRESET),
     ] = None
     """Poses to start from: 1, frontal; 3, a little turned
-    to either side too; 11, farther and tilted ones too."""
+    to either side too; 11, farther and tilted ones too.
+    In the converged dialect only the two likeliest are
+    finished, of 11 too: see --finished-starts."""
+    finished_starts: _Integer = None
+    """How many of the starts, the likeliest after the first
+    phase, go on: 2 in the converged dialect, all in the
+    openface dialect; --starts 11 --finished-starts 11
+    finishes them all."""
+    short_search: _Integer = None
+    """Steps of a phase in a short search by OpenFace's steps
+    that comes first, and whose end is one more start; 0:
+    no such search, nor is there one with --starts 1."""
     parts: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Leave out the model's parts: eyes and inner face."""
     detector: Literal["auto", "haar", "mtcnn"] = "auto"
@@ -103,6 +120,9 @@ class FaceSetup:
     """Side of the response maps at each scale, odd; 0 skips the scale."""
     max_steps: _Integer = None
     """Step limit of each phase."""
+    max_passes: _Integer = None
+    """How often the last scale is run at most, its maps made
+    again around the landmarks, until they rest: 1, once."""
     sigma: _Number = None
     """Bandwidth of the kernel density estimate, reference pixels."""
     reg_factor: _Number = None
@@ -146,7 +166,10 @@ class FaceSetup:
         _check_window_sizes(self.window_sizes)
         for name, low, is_allowed in (
             ("min_face", "1 or more", lambda x: x >= 1),
+            ("finished_starts", "1 or more", lambda x: x >= 1),
+            ("short_search", "0 or more", lambda x: x >= 0),
             ("max_steps", "1 or more", lambda x: x >= 1),
+            ("max_passes", "1 or more", lambda x: x >= 1),
             ("sigma", "above 0", lambda x: x > 0),
             ("reg_factor", "0 or more", lambda x: x >= 0),
             ("weight_factor", "0 or more", lambda x: x >= 0),
@@ -183,8 +206,7 @@ class FaceSetup:
         """
         self.check()
         preset = self._preset(model is not None and _has_cen(model))
-        names = ("window_sizes", "max_steps", "sigma", "reg_factor", "weight_factor")
-        asked = {name: getattr(self, name) for name in (*names, "starts")}
+        asked = {name: getattr(self, name) for name in _OF_FIT_OPTIONS}
         asked = {name: value for name, value in asked.items() if value is not None}
         return dataclasses.replace(preset, use_parts=self.parts, **asked)
 
