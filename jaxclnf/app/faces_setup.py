@@ -16,6 +16,7 @@ from jaxtyping import Float64, UInt8
 
 from jaxclnf.app.errors import ArgumentError
 from jaxclnf.app.face_rows import Dialect, has_eyes
+from jaxclnf.app.media import MAX_SIDE
 from jaxclnf.detect.haar import detect_faces
 from jaxclnf.detect.mtcnn import detect_faces_mtcnn
 from jaxclnf.detect.mtcnn_network import PNET_SIDE
@@ -35,6 +36,7 @@ FaceDetector = Callable[
 
 _HAAR_MIN_FACE, _MTCNN_MIN_FACE = 50, 60
 _MAX_DECIMALS = 17
+_MAX_COUNT = 2**31 - 1  # Steps and passes are counted in 32 bits.
 # What OpenFace multiplies its numbers with for convolutional experts.
 _CEN_SIGMA, _CEN_REG_FACTOR = 1.5, 0.9
 
@@ -165,11 +167,11 @@ class FaceSetup:
         """
         _check_window_sizes(self.window_sizes)
         for name, low, is_allowed in (
-            ("min_face", "1 or more", lambda x: x >= 1),
+            ("min_face", f"1 to {MAX_SIDE}", lambda x: 1 <= x <= MAX_SIDE),
             ("finished_starts", "1 or more", lambda x: x >= 1),
-            ("short_search", "0 or more", lambda x: x >= 0),
-            ("max_steps", "1 or more", lambda x: x >= 1),
-            ("max_passes", "1 or more", lambda x: x >= 1),
+            ("short_search", f"0 to {_MAX_COUNT}", lambda x: 0 <= x <= _MAX_COUNT),
+            ("max_steps", f"1 to {_MAX_COUNT}", lambda x: 1 <= x <= _MAX_COUNT),
+            ("max_passes", f"1 to {_MAX_COUNT}", lambda x: 1 <= x <= _MAX_COUNT),
             ("sigma", "above 0", lambda x: x > 0),
             ("reg_factor", "0 or more", lambda x: x >= 0),
             ("weight_factor", "0 or more", lambda x: x >= 0),
@@ -202,13 +204,20 @@ class FaceSetup:
             The options of a fit that starts from a box.
 
         Raises:
-            ArgumentError: As `check`.
+            ArgumentError: As `check`, or the windows leave no scale of the model.
         """
         self.check()
         preset = self._preset(model is not None and _has_cen(model))
         asked = {name: getattr(self, name) for name in _OF_FIT_OPTIONS}
         asked = {name: value for name, value in asked.items() if value is not None}
-        return dataclasses.replace(preset, use_parts=self.parts, **asked)
+        options = dataclasses.replace(preset, use_parts=self.parts, **asked)
+        if model is not None and not any(options.window_sizes[: len(model.experts)]):
+            text = " ".join(map(str, options.window_sizes))
+            raise ArgumentError(
+                f"--window-sizes {text}: skips every scale of the model, which has"
+                f" {len(model.experts)}"
+            )
+        return options
 
     def _preset(self, is_cen: bool) -> FitOptions:
         if self.dialect == "converged":
