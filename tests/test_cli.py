@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+import jaxclnf
 from jaxclnf.app.cli import COMMANDS, main
 from jaxclnf.app.fit import output_names
 from jaxclnf.app.info import describe_model
@@ -428,6 +429,14 @@ def test_help_is_quick():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"jaxclnf {jaxclnf.__version__}\n"
+    args = [sys.executable, "-m", "jaxclnf", "--version"]
+    done = subprocess.run(args, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"jaxclnf {jaxclnf.__version__}\n")
 
 
 @pytest.mark.parametrize("args", [[], ["no-such-command"], ["--no-such-flag"]])

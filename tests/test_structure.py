@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "openface": FLOOR | INNER | {"detect"},
     "storage": FLOOR | INNER | {"openface"},
     "app": FLOOR | INNER | {"detect", "learn", "openface", "storage"},
+    "__main__": {"app"},
 }
 """What each room may import besides itself: the direction of the house."""
 

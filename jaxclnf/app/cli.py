@@ -4,6 +4,7 @@ import importlib
 import io
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import tyro
@@ -66,12 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     _print_any_text()
     keep_programs()
+    if args == ["--version"]:
+        print(f"jaxclnf {version('jaxclnf')}")
+        return 0
     try:
         args = translate(args)
         command = tyro.extras.subcommand_cli_from_dict(
             _parsers(args[:1]),
             prog="jaxclnf",
-            description="Fits face landmarks with constrained local neural fields.",
+            description="Fits face landmarks with constrained local neural fields."
+            " --version prints the version.",
             args=args,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
