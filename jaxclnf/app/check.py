@@ -237,7 +237,8 @@ class CheckCommand:
         ),
     ] = DEFAULT_MODEL
     """An OpenFace main, detector or PDM file, an .npz file
-    of jaxclnf, or the name of an embedded model."""
+    of jaxclnf, the name of an embedded model, or that of a
+    converted one of OpenFace's: see jaxclnf models."""
     draws: int = 24
     """How many random parameters."""
     seed: int = 0

@@ -28,7 +28,8 @@ class InfoCommand:
         ),
     ] = DEFAULT_MODEL
     """An OpenFace main file, an .npz file of jaxclnf,
-    or the name of an embedded model."""
+    the name of an embedded model, or that of a converted
+    one of OpenFace's: see jaxclnf models."""
 
     def run(self) -> int:
         """Prints the description.

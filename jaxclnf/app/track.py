@@ -56,7 +56,8 @@ class TrackCommand(FaceSetup):
     files are the frames of one video, by name."""
     multi: bool = False
     """Follow all faces, each with a number of its own,
-    instead of the most certain one."""
+    instead of one: the largest with the haar detector,
+    the most certain with mtcnn."""
     detect_every: int = ManyOptions.detect_every
     """With --multi: frames from one search for new faces to
     the next."""
