@@ -72,6 +72,7 @@ def test_a_face_is_fitted(example, model_file, photo, out, tmp_path, capsys):
     assert sorted(os.listdir(out)) == ["face.csv", "face.png", "summary.csv"]
     (face,) = read_table(out, "face.csv")
     assert face["status"] == "CONVERGED" and int(face["steps"]) > 0
+    assert face["certified"] == "1" and list(face)[-1] == "certified"
     found = [[float(face[f"{k}_{i}"]) for k in "xy"] for i in range(example_size(face))]
     np.testing.assert_allclose(found, example["landmarks"], atol=4.0)
     in_python = fit(
@@ -103,6 +104,7 @@ def test_unusable_boxes_become_rows(example, model_file, photo, out, tmp_path, c
     faces = read_table(out, "face.csv")
     assert [f["status"] for f in faces] == ["BAD_START"] * 6 + ["CONVERGED"]
     assert [f["face"] for f in faces] == list("0123456")
+    assert [f["certified"] for f in faces] == list("0000001")
     for face in faces[:6]:
         unknown = ("confidence", "pose_Tz", "x_0", "y_11", "Z_3", "p_scale", "p_tx")
         assert all(float(face[name]) == 0 for name in unknown)

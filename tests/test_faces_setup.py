@@ -137,6 +137,8 @@ def test_no_column_asked_for_means_all(example):
     model = example["model"]
     n, m = model.pdm.num_landmarks, model.pdm.num_modes
     every = OpenFaceColumns(form="photo", gaze=False, num_landmarks=n, num_modes=m)
+    assert FaceSetup(dialect="openface").columns(model, "photo") == every
+    every = dataclasses.replace(every, certified=True)
     assert FaceSetup().columns(model, "photo") == every
     eyes = with_eyes(model)
     assert FaceSetup().columns(eyes, "photo").gaze
@@ -149,6 +151,7 @@ def test_no_column_asked_for_means_all(example):
         pdm_params=False,
         num_landmarks=n,
         num_modes=m,
+        certified=True,
         precision=5,
     )
     for some, group in (
@@ -242,6 +245,7 @@ def test_rows_hold_what_the_library_says(example):
     assert row.eye_landmarks_2d is None and row.eye_landmarks_3d is None
     assert row.status == Status.CONVERGED
     assert row.steps == int(result.num_steps.sum(dtype=jnp.int32))
+    assert row.certified is True and result.certified
     pose = jax.jit(head_pose)(model.pdm, result.params, camera, result.landmarks)
     points = jax.jit(landmarks_3d)(model.pdm, result.params, camera)
     for found, expected in (
@@ -284,4 +288,4 @@ def test_rows_of_failures_can_be_written(example):
     row = openface_row(model, result, camera, dialect="openface")
     assert row.status == Status.BAD_START and not row.success
     line = openface_line(FaceSetup().columns(model, "photo"), row)
-    assert "nan" not in line and line.endswith(", BAD_START, 0, ")
+    assert "nan" not in line and line.endswith(", BAD_START, 0, , 0")

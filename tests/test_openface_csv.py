@@ -1,6 +1,7 @@
 """Tables in OpenFace's form: the bytes of its own, and what it does not know."""
 
 import csv
+import dataclasses
 import errno
 import os
 import shutil
@@ -53,6 +54,18 @@ def test_order_and_decimals():
         " 4.0, 5.1, 6.0, 0.0, 3.0, 6.0, 1.0, 4.0, 7.0, 2.0, 5.0, 8.0, 1.235, 0.100,"
         " 0.200, 0.300, 190.820, 182.927, -23.480, 0.000, MAX_STEPS, 30, -1.250000"
     )
+
+
+def test_a_certificate_is_the_last_column():
+    columns = dataclasses.replace(SMALL, certified=True)
+    assert openface_header(columns) == openface_header(SMALL) + ", certified"
+    for certified, text in ((True, "1"), (False, "0"), (None, "")):
+        row = make_row(certified=certified)
+        line = openface_line(SMALL, row)
+        assert openface_line(columns, row) == f"{line}, {text}"
+    bare = dataclasses.replace(columns, extras=False)
+    assert openface_header(bare).endswith("p_1")
+    assert openface_line(bare, make_row(certified=True)).endswith("0.000")
 
 
 def test_photo_form_and_gaze():

@@ -188,6 +188,7 @@ def test_a_face_is_followed(
     rows = read_table(out, "walk.v1.csv")
     assert [r["frame"] for r in rows] == list("1234")
     assert [r["timestamp"] for r in rows] == ["0.000", "0.100", "0.200", "0.300"]
+    assert {r["certified"] for r in rows} == {"1"}
     assert {r["face_id"] for r in rows} == {"0"} and {r["success"] for r in rows} == {
         "1"
     }
@@ -211,6 +212,7 @@ def test_no_faces_at_all(model_file, out, tmp_path, capsys) -> None:
         assert [(r["frame"], r["face_id"], r["success"]) for r in rows] == [
             (str(i), face_id, "0") for i in (1, 2, 3)
         ]
+        assert {r["certified"] for r in rows} == {""}
 
 
 @pytest.mark.slow

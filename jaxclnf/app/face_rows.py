@@ -105,6 +105,7 @@ def openface_row(
         status=Status(int(host.status)),
         steps=int(np.sum(host.num_steps)),
         log_likelihood=float(host.log_likelihood),
+        certified=bool(host.certified),
     )
 
 

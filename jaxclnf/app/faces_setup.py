@@ -329,7 +329,7 @@ class FaceSetup:
             form: `photo` or `video`, as in `OpenFaceColumns`.
 
         Returns:
-            The columns asked for, or all, as in OpenFace.
+            The columns asked for, or all, as in OpenFace; and ours.
         """
         asked = (
             *(self.columns_2d, self.columns_3d, self.columns_pdm),
@@ -345,6 +345,7 @@ class FaceSetup:
             pdm_params=self.columns_pdm or every,
             num_landmarks=model.pdm.num_landmarks,
             num_modes=model.pdm.num_modes,
+            certified=self.dialect == "converged",
             precision=self.precision,
         )
 

@@ -1,8 +1,9 @@
 """Tables as OpenFace writes them: its columns, their order, its decimals.
 
 Fields are separated by a comma and a space, lines end with a line feed. Three of our
-own columns, `status`, `steps` and `log_likelihood`, can follow at the end; without
-them, and with OpenFace's decimals, the same numbers make the same bytes.
+own columns, `status`, `steps` and `log_likelihood`, can follow at the end, and after
+them `certified`; without them, and with OpenFace's decimals, the same numbers make the
+same bytes.
 
 Missing values: every face or frame has its row. What is missing there, or is not
 finite, is written as 0, as in OpenFace's frames without a face; `success` 0, or
@@ -55,6 +56,8 @@ class OpenFaceColumns:
     """Modes of the model."""
     extras: bool = True
     """Whether our own columns follow at the end."""
+    certified: bool = False
+    """Whether `certified` is one of them; OpenFace's steps are never certified."""
     precision: int | None = None
     """Decimals of every number that is no count; OpenFace's if not given: 1 for what is
     in pixels or millimetres, 3 for angles, model parameters and seconds, 6 for gaze,
@@ -95,6 +98,8 @@ class OpenFaceRow:
     """Steps of all phases together."""
     log_likelihood: float | None = None
     """Of the fit, mean over the landmarks."""
+    certified: bool | None = None
+    """Whether every phase of the fit ended at an optimum."""
 
 
 def openface_header(columns: OpenFaceColumns) -> str:
@@ -238,6 +243,7 @@ def _names(columns: OpenFaceColumns) -> Iterator[str]:
         yield from _numbered("p", columns.num_modes)
     if columns.extras:
         yield from _EXTRAS
+        yield from ["certified"] * columns.certified
 
 
 def _numbered(stems: str, num: int) -> Iterator[str]:
@@ -291,3 +297,5 @@ def _values(columns: OpenFaceColumns, row: OpenFaceRow) -> Iterator[str]:
         yield "" if row.status is None else row.status.name
         yield "" if row.steps is None else str(row.steps)
         yield number(likelihood, _LOG_LIKELIHOOD_DECIMALS) if known else ""
+        if columns.certified:
+            yield "" if row.certified is None else str(int(row.certified))
