@@ -12,9 +12,11 @@ import pytest
 
 import jaxclnf
 from jaxclnf.app.cli import COMMANDS, main
+from jaxclnf.app.faces_setup import FaceSetup
 from jaxclnf.app.fit import output_names
 from jaxclnf.app.info import describe_model
 from jaxclnf.app.media import read_image, write_png
+from jaxclnf.app.tables import read_boxes
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.storage.load import load_model
@@ -95,6 +97,31 @@ def example_size(face: dict[str, str]) -> int:
     return sum(name.startswith("x_") for name in face)
 
 
+def test_boxes_that_were_found_can_be_given(
+    example, model_file, photo, out, tmp_path, monkeypatch, capsys
+):
+    box = np.asarray(example["box"], np.float64)[None] + 1 / 3
+    monkeypatch.setattr(
+        FaceSetup, "face_detector", lambda self, model: lambda bgr, grey: box
+    )
+    args = ["fit", photo, "--model", model_file, "--no-picture", *WINDOWS]
+    assert main([*args, "--out", out]) == 0
+    assert capsys.readouterr().out.endswith(f" -> {os.path.join(out, 'face.csv')}\n")
+    assert sorted(os.listdir(out)) == ["boxes.csv", "face.csv", "summary.csv"]
+    (summary,) = read_table(out, "summary.csv")
+    assert (summary["table"], summary["overlay"]) == ("face.csv", "")
+    boxes = os.path.join(out, "boxes.csv")
+    (found,) = read_boxes(boxes).items()
+    assert found[0] == photo
+    np.testing.assert_array_equal(found[1], box)
+
+    monkeypatch.delattr(FaceSetup, "face_detector")
+    again = str(tmp_path / "again")
+    assert main([*args, "--boxes", boxes, "--out", again]) == 0
+    assert sorted(os.listdir(again)) == ["face.csv", "summary.csv"]
+    assert read_table(again, "face.csv") == read_table(out, "face.csv")
+
+
 def test_unusable_boxes_become_rows(example, model_file, photo, out, tmp_path, capsys):
     bad = ["9000,10,50,50", "5,5,0,0", "5,5,-20,30", "5,5,60,-1", "nan,5,20,20"]
     bad.append("5,inf,20,20")
@@ -133,7 +160,8 @@ def test_bad_photographs_do_not_stop_the_others(
     for line, problem in zip(shown.err.splitlines(), problems, strict=True):
         assert line.startswith("jaxclnf: ") and problem in line
     assert shown.out.count("no face found") == 2
-    written = ["black.csv", "black.png", "dot.csv", "dot.png", "summary.csv"]
+    written = ["black.csv", "black.png", "boxes.csv", "dot.csv", "dot.png"]
+    written += ["summary.csv"]
     assert sorted(os.listdir(out)) == written
     assert read_table(out, "dot.csv") == []
     with open(os.path.join(out, "dot.csv")) as file:
@@ -199,8 +227,9 @@ def test_results_never_replace_what_they_come_from(example, model_file, photo, c
 
 def test_names_of_results(tmp_path):
     images = ["a/x.jpg", "b/x.png", "x.png", "X_2.jpg", "summary.jpg", "y.tar.gz"]
+    images.append("boxes.png")
     names = output_names([tmp_path / image for image in images], tmp_path / "out")
-    assert names == ["x", "x_2", "x_3", "X_2_2", "summary_2", "y.tar"]
+    assert names == ["x", "x_2", "x_3", "X_2_2", "summary_2", "y.tar", "boxes_2"]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +342,8 @@ def test_an_end_too_soon_leaves_what_is_done(
         with pytest.raises(RuntimeError, match="no memory") as caught:
             main(args)
         assert caught.value.__notes__ == [note]
-    left = ["a.csv", "a.png", "b.csv", "b.png", "summary.partial.csv"]
+    left = ["a.csv", "a.png", "b.csv", "b.png"]
+    left += ["boxes.partial.csv", "summary.partial.csv"]
     assert sorted(os.listdir(out)) == left
     summary = read_table(out, "summary.partial.csv")
     assert [line["image"] for line in summary] == images[:2]
@@ -330,6 +360,7 @@ def test_folders_stand_for_their_photographs(model_file, out, tmp_path, capsys):
     images = [line["image"] for line in read_table(out, "summary.csv")]
     assert images == [str(folder / name) for name in ("a.JPG", "b.png", "c.bmp")]
     assert sorted(os.listdir(out))[:2] == ["a.csv", "a.png"]
+    assert read_table(out, "boxes.csv") == []
     capsys.readouterr()
     assert main(["fit", "-fdir", str(folder / "deeper.png"), "-mloc", model_file]) == 2
     assert "found no photograph in this folder" in capsys.readouterr().err
@@ -376,7 +407,7 @@ def test_results_named_like_an_input_get_a_number(model_file, photo, capsys):
     folder = os.path.dirname(photo)
     args = ["fit", photo, "--model", model_file, "--out", folder, "--name", "face"]
     assert main(args) == 0
-    written = ["face.png", "face_2.csv", "face_2.png", "summary.csv"]
+    written = ["boxes.csv", "face.png", "face_2.csv", "face_2.png", "summary.csv"]
     assert sorted(os.listdir(folder)) == written
 
 

@@ -22,6 +22,7 @@ from jaxclnf.app.tables import (
     Face,
     faces_of,
     partial_path,
+    write_boxes,
     write_openface_rows,
     write_rows,
 )
@@ -30,7 +31,7 @@ from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.openface.csv_table import OpenFaceRow
 
-_SUMMARY = "summary"
+_SUMMARY, _BOXES = "summary", "boxes"
 _SUMMARY_COLUMNS = ("image", "faces", "converged", "problem", "table", "overlay")
 
 
@@ -40,11 +41,12 @@ class FitCommand(FaceSetup):
 
     For each photograph the output folder gets NAME.csv, a table with one row per face
     in the columns of OpenFace's FaceLandmarkImg, and NAME.png, a picture; for all of
-    them summary.csv. Where a name is taken it gets a number: NAME_2. A photograph that
-    cannot be used, or has no box in the table of --boxes, is reported, the others go on
-    and the exit code is 1. If it is interrupted summary.partial.csv has what is done,
-    and the exit code is 130. OpenFace's own options (-f, -out_dir, -mloc, ...) are
-    understood too.
+    them summary.csv, and boxes.csv with the boxes that were found, which --boxes takes,
+    to repeat the fits or to correct a box. Where a name is taken it gets a number:
+    NAME_2. A photograph that cannot be used, or has no box in the table of --boxes, is
+    reported, the others go on and the exit code is 1. If it is interrupted
+    summary.partial.csv has what is done, and the exit code is 130. OpenFace's own
+    options (-f, -out_dir, -mloc, ...) are understood too.
     """
 
     images: Annotated[
@@ -59,6 +61,8 @@ class FitCommand(FaceSetup):
     pixels, tight around the landmarks; image is a path, or
     the file's name alone. One photograph needs no column
     image."""
+    picture: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
+    """Leave out the pictures."""
     out: Path = Path("jaxclnf-out")
     """Folder for the results."""
     name: Annotated[
@@ -119,6 +123,8 @@ class FitCommand(FaceSetup):
             try:
                 given = None if boxes is None else boxes[i]
                 faces, good = work.fit_photo(image, given, out / name)
+                if given is None:
+                    record.boxes[str(image)] = _boxes_of(faces)
             except MediaError as error:
                 all_done = False
                 record.rows.append((image, 0, 0, str(error), "", ""))
@@ -129,16 +135,16 @@ class FitCommand(FaceSetup):
             if given is not None and not faces:
                 all_done = False
                 print(f"jaxclnf: {image}: {problem} in {self.boxes}", file=sys.stderr)
-            record.rows.append(
-                (image, len(faces), converged, problem, f"{name}.csv", f"{name}.png")
-            )
+            files = [f"{name}.csv", f"{name}.png" if self.picture else ""]
+            record.rows.append((image, len(faces), converged, problem, *files))
             # OpenFace's five steps are seldom enough to converge.
             verdict = (
                 f"{converged} converged"
                 if self.dialect == "converged"
                 else f"{good} judged good"
             )
-            print(_progress(image, len(faces), verdict, problem, out / name))
+            written = f"{out / name}.csv" + ", .png" * self.picture
+            print(_progress(image, len(faces), verdict, problem, written))
         return all_done
 
     def _detector(self, model: CLNFModel) -> FaceDetector | None:
@@ -151,25 +157,31 @@ class _Record:
 
     rows: list[tuple] = dataclasses.field(default_factory=list)
     """Of the summary."""
+    boxes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """Those that were found, by photograph."""
 
     def write(self, out: Path) -> None:
-        """Writes the summary."""
+        """Writes the tables; that of boxes only where some were looked for."""
         write_rows(out / f"{_SUMMARY}.csv", _SUMMARY_COLUMNS, self.rows)
+        if self.boxes:
+            write_boxes(out / f"{_BOXES}.csv", self.boxes)
 
     def keep(self, out: Path, error: BaseException) -> None:
         """Writes what there is under another name, when an exception ends it all."""
         partial = partial_path(out / f"{_SUMMARY}.csv")
-        if self.rows:
-            with contextlib.suppress(MediaError):
+        with contextlib.suppress(MediaError):
+            if self.rows:
                 write_rows(partial, _SUMMARY_COLUMNS, self.rows)
                 error.add_note(f"{partial} has the photographs so far")
+            if self.boxes:
+                write_boxes(partial_path(out / f"{_BOXES}.csv"), self.boxes)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
     """What is the same for all photographs."""
 
-    setup: FaceSetup
+    setup: FitCommand
     model: CLNFModel
     options: FitOptions
     detector: FaceDetector | None
@@ -201,7 +213,8 @@ class _Work:
             ]
         columns = self.setup.columns(self.model, "photo")
         write_openface_rows(f"{target}.csv", columns, rows)
-        write_png(f"{target}.png", draw_fits(bgr, faces))
+        if self.setup.picture:
+            write_png(f"{target}.png", draw_fits(bgr, faces))
         return faces, sum(row.success for row in rows)
 
 
@@ -217,8 +230,8 @@ def output_names(
 
     Returns:
         Each photograph's own name without its suffix; with `_2`, `_3`, ... where an
-        earlier photograph, the summary or a file of `used` has it already. Upper and
-        lower case count as the same, as on some systems they are.
+        earlier photograph, the summary, the table of boxes or a file of `used` has it
+        already. Upper and lower case count as the same, as on some systems they are.
 
     Example:
         >>> from pathlib import Path
@@ -226,7 +239,7 @@ def output_names(
         ['me', 'me_2']
     """
     protected = {_key(Path(path)) for path in used}
-    taken = {_SUMMARY}
+    taken = {_SUMMARY, _BOXES}
     names = []
     for image in images:
         name, count = image.stem, 1
@@ -280,6 +293,10 @@ def _check_name(name: str, num_images: int) -> None:
         )
 
 
+def _boxes_of(faces: Sequence[Face]) -> np.ndarray:
+    return np.array([face.box for face in faces], np.float64).reshape(-1, 4)
+
+
 def _problem(faces: Sequence[Face], were_given: bool) -> str:
     if not faces:
         return "no box given" if were_given else "no face found"
@@ -291,8 +308,8 @@ def _problem(faces: Sequence[Face], were_given: bool) -> str:
 
 
 def _progress(
-    image: Path, num_faces: int, verdict: str, problem: str, target: Path
+    image: Path, num_faces: int, verdict: str, problem: str, written: str
 ) -> str:
     found = f"{num_faces} face{'' if num_faces == 1 else 's'}"
     text = problem or f"{found}, {verdict}"
-    return f"{image}: {text} -> {target}.csv, .png"
+    return f"{image}: {text} -> {written}"

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -214,6 +214,31 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[str, Float64[np.ndarray, "b
     except csv.Error as error:
         raise TableError(f"{path}, line {reader.line_num}: {error}") from error
     return {name: np.array(rows, np.float64) for name, rows in boxes.items()}
+
+
+def write_boxes(
+    path: str | os.PathLike[str],
+    boxes: Mapping[str, Float64[np.ndarray, "b 4"]],
+) -> None:
+    """Writes boxes as `read_boxes` reads them, whole or not at all.
+
+    Args:
+        path: Where to; a file already there is replaced.
+        boxes: The boxes of each image, with every digit that they have.
+
+    Raises:
+        MediaError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table = Path(folder, "boxes.csv")
+        ...     write_boxes(table, {"a.jpg": np.array([[1.5, 2.0, 30.0, 40.0]])})
+        ...     {name: boxes.tolist() for name, boxes in read_boxes(table).items()}
+        {'a.jpg': [[1.5, 2.0, 30.0, 40.0]]}
+    """
+    rows = [(name, *box) for name, some in boxes.items() for box in some.tolist()]
+    write_rows(path, ("image", *BOX_COLUMNS), rows)
 
 
 def _read_text(path: Path) -> str:
