@@ -378,7 +378,10 @@ def test_the_command_of_openface_is_understood(
         == 0
     )
     shown = capsys.readouterr()
-    assert shown.err == "" and "1 face, 1 judged good" in shown.out
+    assert "1 face, 1 judged good" in shown.out
+    (line,) = shown.err.splitlines()
+    name = example["model"].info.name
+    assert f"dialect openface, model {name} ({model_file}), boxes of {boxes}" in line
     assert sorted(os.listdir(out)) == ["mine.1.csv", "mine.1.png", "summary.csv"]
     with open(os.path.join(out, "mine.1.csv")) as file:
         header, line = file.read().splitlines()
@@ -401,6 +404,25 @@ def test_the_command_of_openface_is_understood(
     )
     found = [float(value) for value in values[2 : 2 + 2 * n]]
     np.testing.assert_allclose(found, expected.landmarks.T.ravel(), atol=0.0501)
+
+
+def test_what_options_of_openface_are_used_with(model_file, out, tmp_path, capsys):
+    photo = str(tmp_path / "black.png")
+    write_png(photo, np.zeros((60, 70, 3), np.uint8))
+    args = ["-mloc", model_file, "-out_dir", out, "--detector", "haar"]
+    for command, more in (
+        ("fit", ["-f", photo]),
+        ("track", ["-fdir", str(tmp_path), "--window-sizes", "7", "--no-parts"]),
+    ):
+        assert main([command, *args, *more, "--dialect", "converged"]) == 0
+        line, *progress = capsys.readouterr().err.splitlines()
+        assert line.startswith("jaxclnf: options of OpenFace with a model that is not")
+        assert "dialect converged, model " in line
+        assert f"({model_file}), detector haar; " in line
+        assert len(progress) == (command == "track")
+    args = ["fit", photo, "--model", model_file, "--out", out, "--dialect", "openface"]
+    assert main(args) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_results_named_like_an_input_get_a_number(model_file, photo, capsys):

@@ -112,6 +112,18 @@ def test_presets_of_the_openface_dialect(example):
     assert facts(FaceSetup().fit_options(cen)) == facts(FitOptions())
 
 
+def test_openface_options_with_its_own_model_need_no_word(example, capsys):
+    model = example["model"]
+    info = dataclasses.replace(model.info, provenance="OpenFace 2.x model file a.txt")
+    theirs = dataclasses.replace(model, info=info)
+    setup = FaceSetup(openface_options=True, detector="haar")
+    setup.say_what_is_used(theirs)
+    FaceSetup().say_what_is_used(model)
+    assert capsys.readouterr().err == ""
+    setup.say_what_is_used(model)
+    assert "dialect converged, model " in capsys.readouterr().err
+
+
 def test_options_are_checked_with_the_rest():
     with pytest.raises(ArgumentError, match="--sigma -1"):
         FaceSetup(sigma=-1.0).fit_options()

@@ -1,5 +1,6 @@
 """The command `jaxclnf`: one subcommand per task."""
 
+import dataclasses
 import importlib
 import io
 import sys
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxclnf {version('jaxclnf')}")
         return 0
     try:
-        args = translate(args)
+        given, args = args, translate(args)
         command = tyro.extras.subcommand_cli_from_dict(
             _parsers(args[:1]),
             prog="jaxclnf",
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args=args,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+        if args != given:
+            command = dataclasses.replace(command, openface_options=True)
         return command.run()
     except (
         SystemExit

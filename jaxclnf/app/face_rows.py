@@ -41,6 +41,22 @@ def has_eyes(model: CLNFModel) -> bool:
     return all(found.get(name) == _EYE_LANDMARKS for name in EYE_PARTS)
 
 
+def is_of_openface(model: CLNFModel) -> bool:
+    """Whether a model was read from OpenFace's files, be it converted since.
+
+    Args:
+        model: The model.
+
+    Returns:
+        What its provenance says.
+
+    Example:
+        >>> is_of_openface(model)
+        False
+    """
+    return model.info.provenance.startswith("OpenFace ")
+
+
 def openface_row(
     model: CLNFModel,
     result: FitResult,

@@ -6,6 +6,7 @@ arguments for it and make the same things of them; `face_rows` makes the rows.
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +16,7 @@ import tyro
 from jaxtyping import Float64, UInt8
 
 from jaxclnf.app.errors import ArgumentError
-from jaxclnf.app.face_rows import Dialect, has_eyes
+from jaxclnf.app.face_rows import Dialect, has_eyes, is_of_openface
 from jaxclnf.app.media import MAX_SIDE
 from jaxclnf.detect.haar import detect_faces
 from jaxclnf.detect.mtcnn import detect_faces_mtcnn
@@ -157,6 +158,8 @@ class FaceSetup:
         tyro.conf.arg(metavar="INT", help_behavior_hint="(default: OpenFace's)"),
     ] = None
     """Decimals of the numbers in the table."""
+    openface_options: Annotated[bool, tyro.conf.Suppress, tyro.conf.Fixed] = False
+    """Whether options of OpenFace were among the arguments; no argument itself."""
 
     def check(self) -> None:
         """Looks at the arguments alone, before anything takes time.
@@ -241,6 +244,29 @@ class FaceSetup:
         """
         model = load_model(self.model)
         return self.prepared(model, self.fit_options(model).window_sizes)
+
+    def say_what_is_used(self, model: CLNFModel) -> None:
+        """Says so on the error stream where OpenFace's options meet another model.
+
+        Who uses its options may expect its model too.
+
+        Args:
+            model: The model that `load` gave.
+
+        Example:
+            >>> FaceSetup().say_what_is_used(model)  # None of its options, no line.
+        """
+        if self.openface_options and not is_of_openface(model):
+            print(
+                "jaxclnf: options of OpenFace with a model that is not OpenFace's:"
+                f" dialect {self.dialect}, model {model.info.name} ({self.model}),"
+                f" {self._source_of_boxes()}; --model names another model",
+                file=sys.stderr,
+            )
+
+    def _source_of_boxes(self) -> str:
+        place = self._find_mtcnn()
+        return "detector haar" if place is None else f"detector mtcnn of {place}"
 
     def prepared(self, model: CLNFModel, *window_sizes: Sequence[int]) -> CLNFModel:
         """A model made ready for some window sizes, in the way of the dialect.

@@ -92,6 +92,7 @@ class FitCommand(FaceSetup):
         model = self.load()
         work = _Work(self, model, self.fit_options(model), self._detector(model))
         out = make_folder(self.out)
+        self.say_what_is_used(model)
         used = [*images, *filter(None, (self.boxes, self.model, self.mtcnn))]
         named = images if self.name is None else [Path(f"{self.name}.csv")]
         names = output_names(named, out, used)
@@ -149,6 +150,11 @@ class FitCommand(FaceSetup):
 
     def _detector(self, model: CLNFModel) -> FaceDetector | None:
         return self.face_detector(model) if self.boxes is None else None
+
+    def _source_of_boxes(self) -> str:
+        if self.boxes is None:
+            return super()._source_of_boxes()
+        return f"boxes of {self.boxes}"
 
 
 @dataclasses.dataclass(frozen=True)

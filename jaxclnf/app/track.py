@@ -128,6 +128,7 @@ class TrackCommand(FaceSetup):
         model = self.prepared(model, *options.window_sizes)
         work = _Work(self, model, options, self.face_detector(model))
         out = make_folder(self.out)
+        self.say_what_is_used(model)
         named = list(self.videos) if self.name is None else [Path(f"{self.name}.csv")]
         used = [*self.videos, *filter(None, (self.model, self.mtcnn))]
         names = _names(named, out, used, self.overlay)
