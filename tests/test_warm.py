@@ -59,6 +59,30 @@ def test_what_was_made_ahead_is_used(tmp_path: Path):
     assert not [name for name in programs() - made if "fit" in name]
 
 
+def test_half_a_program_is_made_again_without_a_word(tmp_path: Path):
+    code = (
+        "from jaxclnf.app.programs import keep_programs; keep_programs();"
+        "import jax, warnings; jax.jit(lambda x: 2 * x)(1.0); warnings.warn('mine')"
+    )
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+    def once() -> str:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    told = once()
+    (program,) = tmp_path.glob("*lambda*-cache")
+    whole = program.read_bytes()
+    program.write_bytes(whole[: len(whole) // 2])
+    assert once() == told and "mine" in told
+    assert len(program.read_bytes()) > 0.9 * len(whole)
+
+
 @pytest.mark.parametrize("size", ["0", "-512"])
 def test_wrong_sizes(size: str, capsys: pytest.CaptureFixture):
     assert main(["warm", "--sizes", size]) == 2
