@@ -34,6 +34,9 @@ SECONDS_BETWEEN_COUNTS = 5.0
 LAST_COUNT = pytest.StashKey[float]()
 """When the mappings were counted last."""
 
+RUNNING = "running"
+"""A file among the programs that are kept, from the begin of a run to its end."""
+
 DEFAULT_SHARED = Path("../shared")
 SHARED = Path(os.environ.get("JAXCLNF_SHARED") or DEFAULT_SHARED)
 SLOW_EXAMPLES = (
@@ -83,8 +86,24 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
     folder = config.cache.mkdir(f"jax-{jax.__version__}-{worker}")
+    forget_half_written(folder)
+    running = folder / RUNNING
+    running.touch()
+    config.add_cleanup(lambda: running.unlink(missing_ok=True))
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def forget_half_written(folder: Path) -> None:
+    """Removes the youngest program that is kept, if its run did not come to an end.
+
+    JAX writes programs in place, and none that is there already, so half of one would
+    be read, in vain, for ever.
+    """
+    if (folder / RUNNING).exists():
+        programs = sorted(folder.glob("*-cache"), key=os.path.getmtime)
+        for program in programs[-1:]:
+            program.unlink()
 
 
 def missing_data(shared: Path, default: Path, in_ci: bool) -> str | None:

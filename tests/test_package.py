@@ -1,5 +1,6 @@
 """What importing the package does, and what it must not do."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import jaxclnf
-from tests.plugin import missing_data
+from tests.plugin import RUNNING, forget_half_written, missing_data
 
 ROOT = Path(__file__).parents[1]
 
@@ -110,3 +111,14 @@ def test_ci_leaves_out_no_shared_test_whose_data_are_there(tmp_path: Path) -> No
     assert missing_data(there, nowhere, in_ci=True) is None
     assert missing_data(nowhere, nowhere, in_ci=True) is None
     assert missing_data(nowhere, there, in_ci=False) is None
+
+
+def test_what_a_killed_run_wrote_last_is_compiled_again(tmp_path: Path) -> None:
+    for age, name in enumerate(("young", "old")):
+        (tmp_path / f"{name}-cache").write_bytes(b"program")
+        os.utime(tmp_path / f"{name}-cache", (1e9 - age, 1e9 - age))
+    forget_half_written(tmp_path)
+    assert len(os.listdir(tmp_path)) == 2
+    (tmp_path / RUNNING).touch()
+    forget_half_written(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["old-cache", RUNNING]
