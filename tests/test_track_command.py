@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ import pytest
 from jaxclnf.app.cli import main
 from jaxclnf.app.errors import MediaError
 from jaxclnf.app.faces_setup import FaceSetup
-from jaxclnf.app.media import write_png
+from jaxclnf.app.media import decoder_messages, write_png
 from jaxclnf.app.overlay import DrawnFace, OverlayWriter, draw_tracked
 from jaxclnf.app.track import TrackCommand
 from jaxclnf.app.video import frames_of, open_video
@@ -156,6 +157,23 @@ def test_an_overlay_is_written_whole_or_not_at_all(tmp_path) -> None:
     with pytest.raises(MediaError, match="cannot be written"):
         with OverlayWriter(tmp_path / "missing" / "o.avi", 5.0) as writer:
             writer.write(np.zeros((33, 47, 3), np.uint8))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (120, 160)])
+def test_an_overlay_that_does_not_fit_on_the_disk_is_an_error(tmp_path, size) -> None:
+    resource = pytest.importorskip("resource")  # not on Windows
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        with pytest.raises(MediaError, match="is the disk full"):
+            with OverlayWriter(tmp_path / "o.avi", 5.0) as writer, decoder_messages():
+                for frame in noise(60, size):
+                    writer.write(colour(frame))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert os.listdir(tmp_path) == []
 
 
 def test_faces_are_drawn_where_they_are() -> None:

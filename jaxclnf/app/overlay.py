@@ -131,7 +131,7 @@ class OverlayWriter:
             height, width = bgr.shape[:2]
             code = cv2.VideoWriter.fourcc(*"MJPG")
             writer = cv2.VideoWriter(
-                str(self._partial),
+                os.path.abspath(self._partial),  # FFmpeg takes `a:b` for a protocol
                 code,
                 self.fps,
                 (width, height),
@@ -147,6 +147,10 @@ class OverlayWriter:
             if self._writer is not None:
                 self._writer.release()
                 if kind is None:
+                    if not _is_whole(self._partial):  # OpenCV tells nothing
+                        raise MediaError(
+                            f"{self.path}: cannot be written whole (is the disk full?)"
+                        )
                     os.replace(self._partial, self.path)
         except OSError as error:
             raise MediaError(
@@ -155,3 +159,13 @@ class OverlayWriter:
         finally:
             with contextlib.suppress(OSError):
                 self._partial.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a video is as long as its own RIFF chunks say."""
+    place, size = 0, path.stat().st_size
+    with path.open("rb") as file:
+        while place < size:
+            file.seek(place + 4)
+            place += 8 + int.from_bytes(file.read(4), "little")
+    return 0 < size == place
