@@ -36,11 +36,11 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         b'abc'
     """
     path = Path(path)
-    if path.is_dir():
-        raise ModelFileError(f"{path}: found a folder, expected a model file")
-    if not path.is_file():
-        raise ModelFileError(f"{path}: found no such file, expected a model file")
     try:
+        if path.is_dir():
+            raise ModelFileError(f"{path}: found a folder, expected a model file")
+        if not path.is_file():
+            raise ModelFileError(f"{path}: found no such file, expected a model file")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ModelFileError(

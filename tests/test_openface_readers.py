@@ -344,6 +344,7 @@ def test_not_a_model_file(tmp_path: Path, kind: str):
     read, _ = READERS[kind]
     file = tmp_path / "file.txt"
     assert "no such file" in refused(read, file)
+    refused(read, tmp_path / ("n" * 300))
     assert "folder" in refused(read, tmp_path)
     assert "empty" in refused(read, write(tmp_path, b""))
     refused(read, write(tmp_path, "These are words, not numbers.\n" * 100))
@@ -510,6 +511,7 @@ def test_inconsistent_svr(tmp_path: Path):
         ("main_clnf.txt", "part/main_eye", "part/main_nose", "no such file"),
         ("main_clnf.txt", "part/main_eye.txt", "main_clnf.txt", "this is a part of"),
         ("main_clnf.txt", "Detector clnf.txt", "Detector", "'', no such file"),
+        ("main_clnf.txt", "clnf.txt", "n" * 300, "no such file"),
         ("main_clnf.txt", "Detector clnf", "Detector main_clnf", "a main file"),
         ("main_clnf.txt", "LandmarkDetector clnf.txt", "# no", "found 0 lines"),
         ("clnf.txt", "PDM pdms/pdm.txt", "# no", "found 0 lines PDM"),

@@ -452,6 +452,13 @@ def test_paths_that_are_no_models(tmp_path: Path):
         load_model("")
 
 
+@pytest.mark.parametrize("suffix", ["", ".txt", ".npz"])
+def test_a_name_that_is_too_long(tmp_path: Path, suffix: str):
+    name = "n" * 300 + suffix
+    refused(load_model, name)
+    refused(load_pdm, tmp_path / name)
+
+
 def test_loading_a_bare_shape_model(tmp_path: Path):
     pdm = tmp_path / "pdm.txt"
     pdm.write_text("# mean\n3 1 6 0 0 1\n# modes\n3 1 6 1 0 0\n1 1 6 4")

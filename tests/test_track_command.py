@@ -112,6 +112,7 @@ def test_frames_of_a_folder_in_order_of_names(tmp_path) -> None:
     ("name", "content", "message"),
     [
         ("no.avi", None, "no such file"),
+        ("n" * 300, None, "cannot be read"),
         ("empty.avi", b"", "the file is empty"),
         ("text.avi", b"this is no video" * 99, "not a video of a known format"),
         ("folder", "folder", "found no frame in this folder"),

@@ -1,6 +1,7 @@
 """`jaxclnf models`: which models there are; OpenFace's, checked and converted."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -81,7 +82,7 @@ class ModelsCommand:
             raise ArgumentError("--accept-license: only together with --convert")
         release = read_release()
         base = self.source or standard_folder(release.version)
-        if self.source is not None and not self.source.is_dir():
+        if self.source is not None and not os.path.isdir(self.source):
             raise ArgumentError(f"--from {self.source}: there is no such folder")
         folder = find_model_folder(base, release)
         if folder is not None and self.convert is not None:

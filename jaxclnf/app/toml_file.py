@@ -195,8 +195,8 @@ def _convert_plain(hint: Any, value: Any, place: _Place) -> Any:
 
 def _convert_path(value: str, place: _Place) -> Path:
     path = place.file.parent / value
-    there = {"file": path.is_file, "folder": path.is_dir}
-    if place.exists is not None and not there[place.exists]():
+    there = {"file": os.path.isfile, "folder": os.path.isdir}
+    if place.exists is not None and not there[place.exists](path):
         raise place.wrong(value, f"a {place.exists}, and {path} is none")
     return path
 

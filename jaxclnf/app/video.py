@@ -79,7 +79,7 @@ def open_video(path: str | os.PathLike[str], *, fps: float | None = None) -> Vid
         (30.0, 1)
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         try:
             files = sorted(path.iterdir())
         except OSError as error:

@@ -52,7 +52,7 @@ class Directive(NamedTuple):
         """The existing file that the line names; `relative` if it names more."""
         relative = self.rest if relative is None else relative
         target = self.file.parent / relative.replace("\\", "/")
-        if not relative or not target.is_file():
+        if not relative or not os.path.isfile(target):
             raise self.error(f"{relative!r}, no such file", "an existing file")
         return target
 

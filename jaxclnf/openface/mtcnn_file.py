@@ -63,10 +63,10 @@ def load_mtcnn(path: str | os.PathLike[str]) -> MTCNN:
         : found no MTCNN_detector.txt, expected it here or in mtcnn_detector/
     """
     path = Path(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return read_mtcnn(path)
     for folder in (path, path / LIST_FOLDER):
-        if (folder / LIST_NAME).is_file():
+        if os.path.isfile(folder / LIST_NAME):
             return read_mtcnn(folder / LIST_NAME)
     raise ModelFileError(
         f"{path}: found no {LIST_NAME}, expected it here or in {LIST_FOLDER}/"

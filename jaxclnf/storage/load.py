@@ -130,9 +130,9 @@ def _find(path: str | os.PathLike[str] | None) -> Path:
     name = DEFAULT_MODEL if path is None else os.fspath(path)
     file = Path(name)
     is_bare = name == file.name and not file.suffix
-    if is_bare and not file.is_file():
+    if is_bare and not os.path.isfile(file):
         return _find_named(name)
-    if file.is_file() and file.suffix.lower() not in (".npz", ".txt"):
+    if os.path.isfile(file) and file.suffix.lower() not in (".npz", ".txt"):
         raise ModelFileError(
             f"{file}: found suffix {file.suffix!r}, expected '.npz' (our own model"
             " file) or '.txt' (a main file of OpenFace)"
