@@ -197,6 +197,25 @@ def test_an_empty_folder_is_refused(
     assert not (tmp_path / "build").exists()
 
 
+def test_a_place_that_cannot_be_written_is_named(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_faces(tmp_path / "faces", 2)
+    (tmp_path / "build").write_text("a file")
+    assert main(["train", write_config(tmp_path)]) == 2
+    assert f"{tmp_path / 'build'}: is a file, not a folder" in capsys.readouterr().err
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jaxclnf.app.train.train_model", full)
+    (tmp_path / "build").unlink()
+    assert main(["train", write_config(tmp_path)]) == 2
+    assert "build: cannot be written (No space left" in capsys.readouterr().err
+
+
 def test_an_unknown_option_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

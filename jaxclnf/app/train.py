@@ -3,10 +3,8 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import sys
 import time
-import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jaxclnf.app.errors import ArgumentError
+from jaxclnf.app.errors import ArgumentError, MediaError
+from jaxclnf.app.media import make_folder, write_bytes
 from jaxclnf.app.train_config import TrainConfig, read_train_config
 from jaxclnf.app.train_data import DataReport, read_training_faces
 from jaxclnf.app.train_store import FolderStore, fingerprint
@@ -64,13 +63,18 @@ class TrainCommand:
         for problem in report.problems:
             print(f"jaxclnf: left out: {problem}", file=sys.stderr)
         say(report.summary)
+        make_folder(config.out)  # now, not after hours
+        file = config.out / f"{config.name}.npz"
         try:
             model, figures = train_model(config, faces, say)
+            save_model(model, file)
         except ValueError as error:
             raise ArgumentError(f"{self.config}: {error}") from error
-        file = config.out / f"{config.name}.npz"
-        config.out.mkdir(parents=True, exist_ok=True)
-        save_model(model, file)
+        except OSError as error:
+            raise MediaError(
+                f"{error.filename or config.out}: cannot be written"
+                f" ({error.strerror or error})"
+            ) from error
         figures = {
             "model": file.name,
             "megabytes": round(file.stat().st_size / 1e6, 3),
@@ -78,7 +82,8 @@ class TrainCommand:
             **figures,
             "seconds": round(time.monotonic() - started, 1),
         }
-        _write_text(config.out / "summary.json", json.dumps(figures, indent=2) + "\n")
+        text = json.dumps(figures, indent=2) + "\n"
+        write_bytes(config.out / "summary.json", text.encode())
         say(f"model: {file}; summary: {config.out / 'summary.json'}")
         return 0
 
@@ -214,12 +219,3 @@ def _data_figures(config: TrainConfig, report: DataReport) -> list[dict[str, Any
             config.data, report.num_used, report.num_unwanted, strict=True
         )
     ]
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
