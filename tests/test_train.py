@@ -1,6 +1,8 @@
 """`jaxclnf train`, from a folder of pictures to a model that fits them."""
 
+import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -11,8 +13,9 @@ import pytest
 
 from jaxclnf import FitOptions, PDMParams, Status, fit, load_model, project, save_model
 from jaxclnf.app.cli import main
+from jaxclnf.app.errors import ArgumentError
 from jaxclnf.app.media import write_png
-from jaxclnf.app.train import compact
+from jaxclnf.app.train import _read_blendshapes, compact
 from jaxclnf.app.train_store import FolderStore, fingerprint
 from jaxclnf.experts.types import CCNFExperts
 from jaxclnf.fitting.model import CLNFModel
@@ -225,6 +228,14 @@ def test_an_unknown_option_is_refused(
     assert "train.toml" in error and "speed" in error
 
 
+def damaged_archives(data: bytes) -> Iterator[bytes]:
+    """What an `.npz` file may have become."""
+    yield from (b"", b"PK", data[:-10], data[: len(data) // 2])
+    array = io.BytesIO()
+    np.save(array, np.arange(3))
+    yield array.getvalue()
+
+
 def test_checkpoints_come_back_as_they_were(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "a" / "b")
     tree = {"x": jnp.arange(3.0), "y": (jnp.asarray(2, jnp.int32),)}
@@ -235,8 +246,19 @@ def test_checkpoints_come_back_as_they_were(tmp_path: Path) -> None:
     assert back["y"][0].dtype == jnp.int32
     # A tree of other sizes, or a damaged file, is no checkpoint.
     assert store.load("one", {**tree, "x": jnp.arange(4.0)}) is None
-    (tmp_path / "a" / "b" / "one.npz").write_bytes(b"PK")
-    assert store.load("one", tree) is None
+    file = tmp_path / "a" / "b" / "one.npz"
+    for damaged in damaged_archives(file.read_bytes()):
+        file.write_bytes(damaged)
+        assert store.load("one", tree) is None
+
+
+def test_damaged_blendshapes_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "shapes.npz"
+    np.savez(file, neutral=np.zeros(3))
+    for damaged in damaged_archives(file.read_bytes()):
+        file.write_bytes(damaged)
+        with pytest.raises(ArgumentError, match="shapes.npz: cannot be read as .npz"):
+            _read_blendshapes(file)
 
 
 def test_other_data_or_options_have_other_checkpoints() -> None:

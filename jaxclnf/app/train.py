@@ -15,7 +15,7 @@ import tyro
 from jaxclnf.app.errors import ArgumentError, MediaError
 from jaxclnf.app.media import make_folder, write_bytes
 from jaxclnf.app.train_config import TrainConfig, read_train_config
-from jaxclnf.app.train_data import DataReport, read_training_faces
+from jaxclnf.app.train_data import ARCHIVE_ERRORS, DataReport, read_training_faces
 from jaxclnf.app.train_store import FolderStore, fingerprint
 from jaxclnf.experts.types import CCNFExperts
 from jaxclnf.fitting.model import CLNFModel, ModelInfo
@@ -193,9 +193,9 @@ def _read_blendshapes(path: Path | None) -> dict[str, np.ndarray] | None:
     if path is None:
         return None
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             found = {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError) as error:
+    except ARCHIVE_ERRORS as error:
         raise ArgumentError(f"{path}: cannot be read as .npz: {error}") from error
     needed = {"neutral", "identity", "expression", "expression_names"}
     if missing := sorted(needed - found.keys()):

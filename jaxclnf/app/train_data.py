@@ -25,6 +25,18 @@ FARTHEST = 0.5
 MIN_FACE_PX = 12.0
 """Larger side of the smallest box of labels that can be a face, pixels."""
 
+ARCHIVE_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,  # NumPy gives an array, not an archive, for an .npy file
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+)
+"""What reading an `.npz` file that is none, or a damaged one, can end in."""
+
 _NUM_LISTED = 20
 
 
@@ -270,8 +282,7 @@ def _read_arrays(source: DataSource, path: Path) -> dict[str, np.ndarray]:
                 arrays[key] = stored[key]
     except ArgumentError:
         raise
-    # NumPy gives an array, not an archive, for an .npy file: TypeError.
-    except (OSError, ValueError, TypeError, EOFError, *_ARCHIVE_ERRORS) as error:
+    except ARCHIVE_ERRORS as error:
         raise TableError(f"{path}: cannot be read as .npz labels: {error}") from error
     shape = arrays[source.landmarks_key].shape
     for key, (kind, ndim) in kinds.items():
@@ -286,7 +297,6 @@ def _read_arrays(source: DataSource, path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-_ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 _SHAPES = {1: "(f,)", 2: "(f, n)", 3: "(f, n, 2)"}
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import os
 import uuid
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxclnf.app.train_data import ARCHIVE_ERRORS
 from jaxclnf.learn.faces import LabelledFaces
 
 
@@ -36,9 +36,9 @@ class FolderStore:
         file = self._file(name)
         leaves, structure = jax.tree.flatten(like)
         try:
-            with np.load(file) as arrays:
+            with file.open("rb") as opened, np.load(opened) as arrays:
                 found = [arrays[str(i)] for i in range(len(leaves))]
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        except (KeyError, *ARCHIVE_ERRORS):
             return None
         fits = [
             a.shape == leaf.shape and a.dtype == leaf.dtype
