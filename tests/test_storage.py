@@ -257,6 +257,20 @@ def test_damaged_bytes(file: Path):
     assert num_found > 0.7 * len(places)
 
 
+def test_flipped_bits_in_the_directory_of_the_archive(file: Path):
+    """Versions, flags and the kind of compression of an entry."""
+    data = file.read_bytes()
+    model = read_model(file)
+    for bit in range(12 * 8):
+        damaged = bytearray(data)
+        damaged[data.rfind(b"PK\1\2") + bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        try:
+            assert_identical(read_model(file), model)
+        except ModelFileError as error:
+            assert "damaged archive" in str(error)
+
+
 def test_wrong_checksum(file: Path):
     def change(header: dict, arrays: dict[str, np.ndarray]) -> None:
         name = header["model"]["fields"]["pdm"]["fields"]["mean_shape"]["array"]

@@ -305,6 +305,13 @@ def _unpack(path: Path) -> dict[str, np.ndarray]:
             size = sum(entry.file_size for entry in archive.infolist())
             if size > MAX_FILE_BYTES:
                 raise ValueError(f"{size} bytes unpacked, more than {MAX_FILE_BYTES}")
+            for entry in archive.infolist():
+                # Of others, each raises errors of its own.
+                if entry.compress_type not in (
+                    zipfile.ZIP_STORED,
+                    zipfile.ZIP_DEFLATED,
+                ):
+                    raise ValueError(f"compression of type {entry.compress_type}")
             return {
                 name.removesuffix(".npy"): _parse_npy(archive.read(name))
                 for name in archive.namelist()
@@ -314,7 +321,7 @@ def _unpack(path: Path) -> dict[str, np.ndarray]:
         zlib.error,
         EOFError,
         ValueError,
-        NotImplementedError,  # A flipped bit asks for another kind of compression ...
+        NotImplementedError,  # A flipped bit asks for a later version of Zip ...
         RuntimeError,  # ... or for a password.
     ) as error:
         raise ModelFileError(
