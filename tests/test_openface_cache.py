@@ -74,6 +74,8 @@ def test_the_folder_of_the_cache(home: Path, monkeypatch: pytest.MonkeyPatch):
     assert cache_folder() == home / "cache" / "jaxclnf" / "openface"
     monkeypatch.setenv("JAXCLNF_CACHE_DIR", str(home / "mine"))
     assert cache_folder() == home / "mine" / "openface"
+    monkeypatch.setenv("JAXCLNF_CACHE_DIR", "~no_such_user/x")
+    assert cache_folder() == Path("~no_such_user/x/openface")
 
 
 def test_an_empty_cache(home: Path, files: tuple[ReleaseFile, ...]):
@@ -174,6 +176,25 @@ def test_other_files_in_the_cache_do_not_matter(
     (cache_folder() / ".tiny.tmp").write_text("hello")
     (cache_folder() / file.name.replace("tiny", "folder")).mkdir()
     assert [found.file for found in conversions()] == [file]
+
+
+def test_a_conversion_that_another_process_removes(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = cache_folder() / "gone-00000000-000000000000.npz"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    look = os.stat
+
+    def look_and_remove(path, **options):
+        facts = look(path, **options)
+        if path == file:
+            file.unlink()
+        return facts
+
+    monkeypatch.setattr(os, "stat", look_and_remove)
+    assert [found.name for found in conversions()] == ["gone"]
+    assert conversions() == ()
 
 
 def test_a_damaged_conversion_is_made_again(

@@ -123,7 +123,7 @@ def standard_folder(version: str) -> Path:
         '2.2.0'
     """
     if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named).expanduser() / version
+        return Path(os.path.expanduser(named), version)
     return platformdirs.user_data_path("OpenFaceModels", appauthor=False) / version
 
 

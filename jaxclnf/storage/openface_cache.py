@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def cache_folder() -> Path:
         'openface'
     """
     if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named).expanduser() / "openface"
+        return Path(os.path.expanduser(named), "openface")
     return platformdirs.user_cache_path("jaxclnf", appauthor=False) / "openface"
 
 
@@ -102,9 +103,13 @@ def conversions() -> tuple[Conversion, ...]:
     found = []
     for file in folder.glob("*.npz") if os.path.isdir(folder) else ():
         match = _NAME.fullmatch(file.stem)
-        if match and os.path.isfile(file):
+        try:
+            facts = os.stat(file)
+        except OSError:  # Another process converts, and has just removed it.
+            continue
+        if match and stat.S_ISREG(facts.st_mode):
             conversion = Conversion(match["name"], file, match["layout"])
-            found.append((os.path.getmtime(file), str(file), conversion))
+            found.append((facts.st_mtime, str(file), conversion))
     return tuple(conversion for *_, conversion in sorted(found, reverse=True))
 
 
