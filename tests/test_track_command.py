@@ -97,9 +97,16 @@ def test_frames_of_a_video_file(tmp_path) -> None:
     assert faster[-1].timestamp == 0.25
 
 
+def test_a_video_named_by_its_time(tmp_path, monkeypatch) -> None:
+    make_video(tmp_path / "a.avi", noise(2)).rename(tmp_path / "01T12:00:00.avi")
+    monkeypatch.chdir(tmp_path)
+    assert len(list(frames_of(open_video("01T12:00:00.avi")))) == 2
+
+
 def test_frames_of_a_folder_in_order_of_names(tmp_path) -> None:
     folder = make_folder(tmp_path / "v", [np.full((9, 8), i, np.uint8) for i in (1, 2)])
     (folder / "notes.txt").write_text("no frame")
+    (folder / "._frame_000.png").write_bytes(b"of macOS")
     video = open_video(folder)
     assert (video.fps, video.num_frames) == (30.0, 2)
     assert [int(f.grey[0, 0]) for f in frames_of(video)] == [1, 2]

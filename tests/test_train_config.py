@@ -162,6 +162,11 @@ def test_no_data(folder: Path):
         read(folder, 'name = "a"\nout = "b"')
 
 
+def test_a_mark_of_the_byte_order_does_not_matter(folder: Path):
+    (folder / "train.toml").write_bytes(b"\xef\xbb\xbf" + LEAST.encode())
+    read_train_config(folder / "train.toml")
+
+
 def test_files_that_are_no_toml(folder: Path):
     with pytest.raises(ArgumentError, match="train.toml: is no TOML file: .*line 2"):
         read(folder, 'name = "a"\nout = = 3')

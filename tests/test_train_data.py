@@ -61,6 +61,14 @@ def refused(*sources: DataSource) -> str:
     return str(caught.value)
 
 
+def test_files_as_other_systems_leave_them(folder: Path):
+    (folder / "a.pts").write_bytes(b"\xef\xbb\xbf" + (folder / "a.pts").read_bytes())
+    for suffix in ("png", "pts"):  # macOS
+        (folder / f"._a.{suffix}").write_bytes(b"\0\5\x16\7")
+    faces, _ = read_training_faces([DataSource(folder)])
+    assert len(faces.names) == 3
+
+
 def test_pts_files(folder: Path):
     faces, report = read_training_faces([DataSource(folder)])
     assert faces.names == ("a.png", "b.png", "c.png")

@@ -46,7 +46,7 @@ def read_pts(path: str | os.PathLike[str]) -> np.ndarray:
         [[1.0, 2.0], [3.0, 4.5]]
     """
     try:
-        text = Path(path).read_text(encoding="ascii")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(f"{path}: cannot be read as landmarks: {error}") from error
     header, opening, rest = text.partition("{")

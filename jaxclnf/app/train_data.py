@@ -195,7 +195,9 @@ def _entries_of(source: DataSource, index: int) -> tuple[list[_Entry], list[str]
 def _images_in(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
+            # macOS keeps what its file systems know of `1.png` in `._1.png`.
+            is_hidden = path.name.startswith(".")
+            if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden:
                 yield path
 
 
@@ -208,7 +210,7 @@ def _beside_images(
         images.setdefault(image.stem, image)
     entries, known, problems = [], set(), []
     for path in sorted(source.images.iterdir()):
-        if path.suffix.lower() != ".pts":
+        if path.suffix.lower() != ".pts" or path.name.startswith("."):
             continue
         image = images.get(path.stem)
         if image is None:

@@ -84,7 +84,11 @@ def open_video(path: str | os.PathLike[str], *, fps: float | None = None) -> Vid
             files = sorted(path.iterdir())
         except OSError as error:
             raise MediaError(f"{path}: cannot be read ({error.strerror})") from error
-        images = tuple(f for f in files if f.suffix.lower() in FOLDER_SUFFIXES)
+        images = tuple(
+            file
+            for file in files
+            if file.suffix.lower() in FOLDER_SUFFIXES and not file.name.startswith(".")
+        )
         if not images:
             raise MediaError(
                 f"{path}: found no frame in this folder; expected files"
@@ -93,7 +97,7 @@ def open_video(path: str | os.PathLike[str], *, fps: float | None = None) -> Vid
         return Video(path, fps or _DEFAULT_FPS, len(images), images)
     _check_file(path)
     with decoder_messages() as messages:
-        capture = cv2.VideoCapture(str(path))
+        capture = cv2.VideoCapture(_name(path))
         is_open = capture.isOpened()
         told = capture.get(cv2.CAP_PROP_FPS)
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -149,6 +153,11 @@ def frames_of(video: Video) -> Iterator[Frame]:
         raise MediaError(f"{video.path}: the video has no frame that can be read")
 
 
+def _name(path: Path) -> str:
+    """The name to open a file by: FFmpeg takes a bare `a:b.mp4` for a protocol."""
+    return os.path.abspath(path)
+
+
 def _check_file(path: Path) -> None:
     try:
         size = path.stat().st_size
@@ -170,7 +179,7 @@ def _photographs(video: Video) -> Iterator[np.ndarray]:
 
 
 def _decoded(video: Video) -> Iterator[np.ndarray]:
-    capture = cv2.VideoCapture(str(video.path))
+    capture = cv2.VideoCapture(_name(video.path))
     count, complaint = 0, ""
     try:
         while True:
