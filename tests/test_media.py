@@ -170,3 +170,15 @@ def test_folders_are_made_or_refused(tmp_path):
         make_folder(tmp_path / "file")
     with pytest.raises(MediaError, match="cannot be made"):
         make_folder(tmp_path / "file" / "below")
+
+
+def test_reading_without_an_error_stream(tmp_path) -> None:
+    write_png(tmp_path / "a.png", np.full((2, 3, 3), 7, np.uint8))
+    saved = os.dup(2)
+    os.close(2)
+    try:
+        grey = read_image(tmp_path / "a.png")[1]
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+    assert grey.tolist() == [[7] * 3] * 2

@@ -215,14 +215,21 @@ def decoder_messages() -> Iterator[list[str]]:
     messages: list[str] = []
     if sys.stderr is not None:
         sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
+    try:
+        saved = os.dup(2)
+    except OSError:  # there is no error stream
+        saved = None
+    if saved is None:
+        yield messages
+        return
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, saved)
+        sink = stack.enter_context(tempfile.TemporaryFile())
         os.dup2(sink.fileno(), 2)
         try:
             yield messages
         finally:
             os.dup2(saved, 2)
-            os.close(saved)
             sink.seek(0)
             text = sink.read().decode(errors="replace")
             lines = (_LOG_PREFIX.sub("", line).strip() for line in text.splitlines())
