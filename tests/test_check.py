@@ -89,3 +89,5 @@ def test_the_command_passes_a_right_model(model_file, capsys):
 def test_a_number_of_draws_that_is_not_positive(model_file, capsys):
     assert main(["check", str(model_file), "--draws", "0"]) == 2
     assert "--draws 0" in capsys.readouterr().err
+    assert main(["check", str(model_file), "--seed", "-1"]) == 2
+    assert "--seed -1: must be 0 or more" in capsys.readouterr().err

@@ -162,3 +162,11 @@ def test_missing_cascade_is_named(monkeypatch):
     monkeypatch.setattr(haar, "CASCADE_NAME", "no_such_cascade.xml")
     with pytest.raises(FileNotFoundError, match=r"no_such_cascade\.xml.*Reinstall"):
         detect_faces(np.zeros((60, 60), np.uint8))
+
+
+@pytest.mark.parametrize("content", ["", "<opencv_storage>"])
+def test_damaged_cascade_is_named(monkeypatch, tmp_path, content):
+    (tmp_path / "damaged.xml").write_text(content)
+    monkeypatch.setattr(haar, "CASCADE_NAME", tmp_path / "damaged.xml")
+    with pytest.raises(FileNotFoundError, match=r"damaged\.xml.*Reinstall"):
+        detect_faces(np.zeros((60, 60), np.uint8))

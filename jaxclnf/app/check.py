@@ -252,11 +252,13 @@ class CheckCommand:
             The exit code: 0 all within tolerance, 1 not.
 
         Raises:
-            ArgumentError: The number of draws is not positive.
+            ArgumentError: The number of draws is not positive, or the seed negative.
             ModelFileError: The model cannot be read.
         """
         if self.draws < 1:
             raise ArgumentError(f"--draws {self.draws}: must be 1 or more")
+        if self.seed < 0:
+            raise ArgumentError(f"--seed {self.seed}: must be 0 or more")
         pdm = load_pdm(self.model)
         rows = check_model(pdm, num_draws=self.draws, seed=self.seed)
         print(

@@ -10,6 +10,7 @@ import tyro
 
 from jaxclnf.app.errors import ArgumentError
 from jaxclnf.app.faces_setup import FaceSetup
+from jaxclnf.app.media import MAX_SIDE
 from jaxclnf.fitting.canvas import canvas_shape
 from jaxclnf.fitting.fit import fit
 
@@ -35,9 +36,9 @@ class WarmCommand(FaceSetup):
             ArgumentError, ModelFileError: Because of the arguments or the model.
         """
         self.check()
-        if not self.sizes or min(self.sizes) < 1:
+        if not self.sizes or min(self.sizes) < 1 or max(self.sizes) > MAX_SIDE:
             text = " ".join(map(str, self.sizes)) or "(none)"
-            raise ArgumentError(f"--sizes {text}: must be numbers, 1 or more")
+            raise ArgumentError(f"--sizes {text}: must be numbers, 1 to {MAX_SIDE}")
         model = self.load()
         options = self.fit_options(model)
         for shape in dict.fromkeys(canvas_shape((size, size)) for size in self.sizes):

@@ -1,5 +1,6 @@
 """Face boxes from OpenCV's Haar cascade, in the model's convention."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -126,9 +127,13 @@ def face_squares(
 
 def _cascade() -> cv2.CascadeClassifier:
     path = Path(cv2.data.haarcascades, CASCADE_NAME)
-    if not path.is_file():
+    cascade = None
+    if path.is_file():
+        with contextlib.suppress(cv2.error, SystemError):
+            cascade = cv2.CascadeClassifier(str(path))
+    if cascade is None or cascade.empty():
         raise FileNotFoundError(
-            f"OpenCV's face cascade is missing: {path}. Reinstall "
+            f"OpenCV's face cascade is missing or damaged: {path}. Reinstall "
             "opencv-python-headless (4.10 or later, below 5), or give boxes yourself."
         )
-    return cv2.CascadeClassifier(str(path))
+    return cascade
