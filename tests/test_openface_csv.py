@@ -248,10 +248,11 @@ def test_sizes_of_another_model_are_named(changed, problem):
     ],
 )
 def test_impossible_sizes_are_named(name, value):
-    """By the checks of the tests' own run, before ours see them."""
     columns = OpenFaceColumns(num_landmarks=3, num_modes=2)
-    with pytest.raises((ValueError, TypeError), match=name):
-        openface_line(columns, make_row(**{name: value}))
+    row = make_row()
+    object.__setattr__(row, name, value)  # unseen by the checks of the tests' own run
+    with pytest.raises(ValueError, match=f"{name} has shape"):
+        openface_line(columns, row)
 
 
 FILES = {

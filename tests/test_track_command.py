@@ -197,6 +197,21 @@ def test_faces_are_drawn_where_they_are() -> None:
     assert far.shape == plain.shape
 
 
+def test_a_landmark_is_drawn_at_its_pixel() -> None:
+    points = np.array([[120.0, 40.0], [150.0, 60.0], [130.0, 75.0]])
+    drawn = draw_tracked(np.zeros((100, 200, 3), np.uint8), [DrawnFace(0, points, True)])
+    for x, y in points.astype(int):
+        assert drawn[y, x].tolist() == [245, 245, 245]
+    # Else there is only the number, above the face.
+    rows, columns = np.nonzero(drawn[38:].max(axis=2))
+    assert set(zip(rows + 38, columns, strict=True)) <= {
+        (y + down, x + right)
+        for x, y in points.astype(int)
+        for down in range(-2, 3)
+        for right in range(-2, 3)
+    }
+
+
 # The command.
 
 
