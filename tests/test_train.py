@@ -51,10 +51,14 @@ calibrate = false
 """
 
 
+_place = jax.jit(PDMParams.from_global)
+_project = jax.jit(project)
+
+
 def draw_face(params: PDMParams, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A picture with a pattern of its own at every landmark, and the landmarks."""
     pdm = synthetic.make_pdm()
-    points = np.asarray(project(pdm, params))
+    points = np.asarray(_project(pdm, params))
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:160, 0:170].astype(float)
     picture = cv2.GaussianBlur(rng.normal(0, 25, rows.shape), (0, 0), 2)
@@ -73,8 +77,7 @@ def random_face(seed: int, yaw: float = 0.35) -> tuple[np.ndarray, np.ndarray]:
     turn = rng.normal(0, (0.15, yaw, 0.08))
     pose = [rng.uniform(0.8, 1.0), *turn, *(85, 80) + rng.normal(0, 3, 2)]
     modes = rng.normal(size=pdm.num_modes) * np.sqrt(pdm.eigen_values) / 2
-    place = jax.jit(PDMParams.from_global)
-    return draw_face(place(jnp.asarray(pose), jnp.asarray(modes)), seed)
+    return draw_face(_place(jnp.asarray(pose), jnp.asarray(modes)), seed)
 
 
 def write_faces(folder: Path, count: int) -> None:
@@ -174,7 +177,9 @@ def test_a_second_run_goes_on_from_checkpoints_to_the_same_model(
 
 @pytest.mark.slow
 def test_bad_faces_stop_a_training_unless_it_is_told_to_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_faces(tmp_path / "faces", 40)
     (tmp_path / "faces" / "003.png").write_bytes(b"not a picture")
@@ -187,8 +192,18 @@ def test_bad_faces_stop_a_training_unless_it_is_told_to_go_on(
     error = capsys.readouterr().err
     assert "003.png" in error and "004.pts" in error and "--keep-going" in error
     assert not (tmp_path / "build").exists()
+    model = synthetic.example(np.float32)["model"]
+    names: list[str] = []
+
+    def train(_: object, faces: LabelledFaces, __: object) -> tuple:
+        names.extend(faces.names)
+        return model, {}
+
+    monkeypatch.setattr("jaxclnf.app.train.train_model", train)
     assert main(["train", config, "--keep-going"]) == 0
     assert "38 faces" in capsys.readouterr().out
+    assert len(names) == 38 and not {"003.png", "004.png"} & {*names}
+    assert load_model(tmp_path / "build" / "tiny.npz").pdm.num_landmarks == 12
 
 
 def test_an_empty_folder_is_refused(
