@@ -199,7 +199,9 @@ def test_faces_are_drawn_where_they_are() -> None:
 
 def test_a_landmark_is_drawn_at_its_pixel() -> None:
     points = np.array([[120.0, 40.0], [150.0, 60.0], [130.0, 75.0]])
-    drawn = draw_tracked(np.zeros((100, 200, 3), np.uint8), [DrawnFace(0, points, True)])
+    drawn = draw_tracked(
+        np.zeros((100, 200, 3), np.uint8), [DrawnFace(0, points, True)]
+    )
     for x, y in points.astype(int):
         assert drawn[y, x].tolist() == [245, 245, 245]
     # Else there is only the number, above the face.
