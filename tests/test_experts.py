@@ -212,6 +212,18 @@ def test_four_ways_to_apply_sigma(experts, window, view, dtype):
         np.testing.assert_allclose(product, expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_bad_pixel_spoils_one_map(experts, value):
+    """Not prepared, all landmarks are solved for together."""
+    field = np.random.default_rng(5).uniform(0, 20, (experts.alpha.shape[1], 49))
+    clean = _sigma(experts, VIEWS[0], jnp.asarray(field))
+    field[3, 10] = value
+    found = np.asarray(_sigma(experts, VIEWS[0], jnp.asarray(field)))
+    assert np.isnan(found[3]).all()
+    others = np.arange(len(field)) != 3
+    np.testing.assert_allclose(found[others], clean[others], rtol=0, atol=TOL)
+
+
 def test_with_sigma_is_the_inverse_and_zero_without_expert(experts):
     prepared = with_sigma(experts, (7, 13))
     whole = with_sigma(experts, (7,), whole=True)

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial.transform import Rotation
 
-from jaxclnf.shape.initial import params_from_box, params_from_landmarks
+from jaxclnf.shape.initial import (
+    _converged_step,
+    _Search,
+    _Target,
+    params_from_box,
+    params_from_landmarks,
+)
 from jaxclnf.shape.pdm import (
     PDM,
     PDMParams,
@@ -318,6 +324,26 @@ def test_params_from_landmarks_never_leave_nan_behind_a_good_start(pdm):
     """Landmarks all in one place give no scale, but finite input hangs nowhere."""
     found = _from_landmarks(pdm, jnp.full((12, 2), 50.0))
     assert np.all(np.isfinite(_project(pdm, found)))
+
+
+def test_params_from_landmarks_of_nan_end_at_once(pdm):
+    """Each of the thousand steps that a search may take would be as bad."""
+    nothing = jnp.full((12, 2), jnp.nan)
+    state = jax.jit(
+        lambda target: _converged_step(
+            pdm,
+            _Target(target, jnp.ones((12, 1))),
+            _Search(
+                synthetic.make_params(pdm),
+                jnp.full((), jnp.nan),
+                jnp.zeros((), jnp.int32),
+                jnp.zeros((), jnp.int32),
+                jnp.zeros((), bool),
+            ),
+        )
+    )(nothing)
+    assert bool(state.done)
+    assert np.isnan(_project(pdm, _from_landmarks(pdm, nothing))).all()
 
 
 def test_unknown_dialect(pdm):

@@ -327,6 +327,25 @@ def test_large_windows_after_a_failure() -> None:
         assert used.tolist() == scales
 
 
+@pytest.mark.parametrize("with_parts", ["first", "follow"])
+def test_parts_may_be_fitted_in_some_frames_alone(with_parts) -> None:
+    face = make_example()
+    plain = FitOptions(window_sizes=(7,), starts=1, use_parts=False)
+    options = dataclasses.replace(
+        TrackOptions(first=plain, follow=plain),
+        **{with_parts: dataclasses.replace(plain, use_parts=True)},
+    )
+    state = start_tracking(face["with_part"], options)
+
+    def two_frames(box):
+        place = face["with_part"], jnp.asarray(face["image"])
+        after, _ = track_step(*place, state, options, box)
+        return track_step(*place, after, options, box)[1]
+
+    result = jax.eval_shape(two_frames, face["box"])
+    assert list(result.parts) == ["part"]
+
+
 # The template.
 
 

@@ -87,10 +87,17 @@ def check_model(pdm: PDM, *, num_draws: int = 24, seed: int = 0) -> list[CheckRo
     Returns:
         One row per derivative, block and reference, with its worst entry.
 
+    Raises:
+        TypeError: It is no shape model.
+
     Example:
         >>> all(row.passed for row in check_model(pdm, num_draws=2))
         True
     """
+    if not isinstance(pdm, PDM):
+        raise TypeError(
+            f"pdm is a {type(pdm).__name__}; expected a PDM, such as model.pdm"
+        )
     with jax.enable_x64(True):
         pdm = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), pdm)
         params, responses = _draws(pdm, num_draws, seed)

@@ -166,8 +166,10 @@ def run_phase(
     state = dataclasses.replace(state, status=stopped.astype(jnp.int32))
     trace = None
     if with_trace:
-        state, *trace = resume_with_trace(pdm, responses, state, options, rigid=rigid)
-        trace = tuple(trace)
+        state, states, valid = resume_with_trace(
+            pdm, responses, state, options, rigid=rigid
+        )
+        trace = states, valid
     else:
         state = resume(pdm, responses, state, options, rigid=rigid)
     certificate = certify(pdm, responses, state, options, rigid=rigid)

@@ -223,22 +223,17 @@ def run_scales(
                 model, image, progress, options, windows[k], k, with_trace=with_trace
             )
         scale = options_of_scale(model, options, windows, k)
-        params, status = progress.params, progress.status
-        ends, state = [], None
-        for rigid in phases:
-            state, end = run_phase(
-                model.pdm,
-                responses,
-                params,
-                status,
-                scale.phases,
-                rigid=rigid,
-                with_trace=with_trace,
-            )
-            params, status = end.params, end.status
-            ends.append(end)
+        run = partial(
+            run_phase, model.pdm, responses, options=scale.phases, with_trace=with_trace
+        )
+        ran = [run(progress.params, progress.status, rigid=phases[0])]
+        for rigid in phases[1:]:
+            ran.append(run(ran[-1][1].params, ran[-1][1].status, rigid=rigid))
         before = progress._replace(reach=reach)
-        progress = after_phases(before, responses, state, ends, scale.sigma, options)
+        ends = [end for _, end in ran]
+        progress = after_phases(
+            before, responses, ran[-1][0], ends, scale.sigma, options
+        )
         if phases[-1] == RIGID:
             progress = progress._replace(responses=responses)
         else:
@@ -277,7 +272,9 @@ def _run_to_end(
 
         return maps
 
-    def one_pass(before: Progress, turn: Int[Array, ""], scale: ScaleOptions):
+    def one_pass(
+        before: Progress, turn: Int[Array, ""], scale: ScaleOptions
+    ) -> Progress:
         branches = [maps_of(k) for k in left]
         responses, reach = (
             lax.switch(turn, branches, before) if several else branches[0](before)

@@ -328,8 +328,8 @@ def _no_face(model: CLNFModel, options: TrackOptions) -> FitResult:
     dtype = model.pdm.mean_shape.dtype
     starts = starts_from_box(model.pdm, jnp.zeros(4, dtype), options.first.starts)
 
-    def first_fit(*place: Array) -> FitResult:
-        result, _ = fit_face(model, *place, starts, options.first)
+    def first_fit(image: Array, size: Array) -> FitResult:
+        result, _ = fit_face(model, image, size, starts, options.first)
         return _with_room(model, result, options)
 
     shapes = jax.eval_shape(
