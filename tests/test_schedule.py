@@ -1,6 +1,7 @@
 """Scales as turns of one loop: the same fit as scale by scale."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,14 @@ from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.progress import conclude_scales
 from jaxclnf.fitting.schedule import begin_scales, fit_scales, run_scales
 from jaxclnf.solver.evidence import evaluate
-from jaxclnf.solver.options import NURLMSOptions
+from jaxclnf.solver.options import NURLMSOptions, SolverName
 from jaxclnf.solver.steps import STEPS
 from jaxclnf.status import Status
 
 TOL = 1e-9  # px in float64: other programs add up in another order
 
 
-def _options(solver: str) -> FitOptions:
+def _options(solver: SolverName) -> FitOptions:
     openface = FitOptions.openface(parts=False)
     options = openface if solver == "openface" else FitOptions(solver=solver)
     # The larger window second: filling up must not depend on the order.
@@ -30,7 +31,7 @@ def _options(solver: str) -> FitOptions:
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", ["newton", "openface"])
 @pytest.mark.parametrize("num_phases", [1, 2])
-def test_a_loop_is_scale_by_scale(example: dict, solver: str, num_phases: int):
+def test_a_loop_is_scale_by_scale(example: dict, solver: SolverName, num_phases: int):
     """After two phases the last scale is run alone, after one the loop goes on."""
     model, params = example["model"], example["params"]
     image, options = jnp.asarray(example["image"]), _options(solver)
@@ -80,7 +81,7 @@ def test_only_the_last_scale_is_passed_through_again(example: dict):
 
 
 @pytest.mark.parametrize("solver", list(STEPS))
-def test_maps_that_are_filled_up_say_the_same(example: dict, solver: str):
+def test_maps_that_are_filled_up_say_the_same(example: dict, solver: SolverName):
     pdm, maps = example["pdm"], example["responses"]
     larger = filled_up(maps, 11)
     assert larger.maps.shape == (pdm.num_landmarks, 11, 11)
@@ -99,8 +100,9 @@ def test_maps_that_are_filled_up_say_the_same(example: dict, solver: str):
 
 def test_public_functions_are_compiled_once(example: dict):
     pdm, experts = example["pdm"], example["model"].experts[0]
+    compiled: Any = response_maps
     counts = []
     for _ in range(2):
-        response_maps(pdm, experts, example["image"], example["params"], 7)
-        counts.append(response_maps._cache_size())
+        compiled(pdm, experts, example["image"], example["params"], 7)
+        counts.append(compiled._cache_size())
     assert counts[0] == counts[1]
