@@ -61,7 +61,11 @@ and more than 257 with the worst, the longest 1352."""
 
 @pytree_dataclass
 class FitOptions:
-    """Options of a fit. Numbers can change without compiling again, others not."""
+    """Options of a fit.
+
+    Numbers that stay of one type, Python's floats for instance, can change without
+    compiling again; others cannot.
+    """
 
     solver: SolverName = static(default="newton")
     """`newton`: Newton's method on F, to a certified optimum; `em`: NU-RLMS steps until

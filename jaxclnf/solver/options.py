@@ -27,6 +27,6 @@ class NURLMSOptions:
     it is 0, as in the reference, or less."""
     shape_tol: Float[Array, ""] | float = 0.005
     """Stop when a step moves the whole shape (Euclidean norm of the 2n-vector) by less
-    than this, image pixels; `newton` also asks it of the distance to the optimum."""
+    than this, image pixels; with `newton` a full step, undamped."""
     n_sigmas: Float[Array, ""] | float = 3.0
     """Bound of the mode weights, standard deviations."""
