@@ -56,7 +56,7 @@ STEP_LIMITS: dict[SolverName, int] = {"newton": 100, "em": 2000, "openface": 5}
 """Default limits of the steps of a phase. Of 10868 phases on annotated faces, with the
 three models of `experiments/steps.py`, the longest took `newton` 23 steps. EM ends
 linearly: one phase in a hundred took more than 100 steps with the best of the models
-and more than 257 with the worst, the longest 1352."""
+and more than 256 with the worst, the longest 1352."""
 
 
 @pytree_dataclass
