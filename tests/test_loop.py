@@ -21,6 +21,7 @@ from jaxclnf.solver.loop import (
     resume,
 )
 from jaxclnf.solver.options import NURLMSOptions
+from jaxclnf.solver.steps import STEPS
 from jaxclnf.status import Status
 from tests import synthetic
 
@@ -194,3 +195,18 @@ def test_the_trace_is_differentiable_in_reverse(rigid, solver):
     assert np.all(np.isfinite(slope)) and np.abs(slope).max() > 0
     _, forward = jax.jit(lambda m, d: jax.jvp(end, (m,), (d,)))(maps, direction)
     np.testing.assert_allclose(np.sum(slope * direction), forward, rtol=1e-9)
+
+
+@pytest.mark.parametrize("solver", list(STEPS))
+def test_derivatives_in_several_directions_are_traced(solver):
+    """Forward mode takes the loop through `vmap`, with what is None in a state."""
+    names = synthetic.example()
+
+    def end(numbers):
+        sigma, reg_factor = numbers
+        options = NURLMSOptions(solver=solver, sigma=sigma, reg_factor=reg_factor)
+        problem = names["pdm"], names["responses"], names["params"]
+        return nu_rlms(*problem, options).evidence.shape
+
+    slopes = jax.eval_shape(jax.jacfwd(end), jnp.asarray([1.5, 25.0]))
+    assert slopes.shape == (12, 2, 2)

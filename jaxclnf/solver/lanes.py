@@ -67,14 +67,26 @@ def run_to_end(
         [12.0, 10.0, 11.0, 12.0]
     """
 
-    @custom_vmap
-    def one(shared: Any, own: Any, state: Any) -> Any:
-        return lax.while_loop(is_running, lambda s: step(shared, own, s), state)
+    # Lists of arrays: of a tree that holds a None, `custom_vmap` has no derivatives.
+    arrays, (of_shared, of_own, of_state) = zip(
+        *map(jax.tree.flatten, (shared, own, state)), strict=True
+    )
+
+    def next_arrays(shared: list, own: list, state: list) -> list:
+        args = of_shared.unflatten(shared), of_own.unflatten(own)
+        return jax.tree.leaves(step(*args, of_state.unflatten(state)))
+
+    def goes_on(state: list) -> Bool[Array, ""]:
+        return is_running(of_state.unflatten(state))
 
     @custom_vmap
-    def many(shared: Any, own: Any, states: Any) -> Any:
-        lanes = num_lanes(jax.tree.leaves(states)[0].shape[0])
-        return run_in_lanes(step, is_running, shared, own, states, lanes)[0]
+    def one(shared: list, own: list, state: list) -> list:
+        return lax.while_loop(goes_on, lambda s: next_arrays(shared, own, s), state)
+
+    @custom_vmap
+    def many(shared: list, own: list, states: list) -> list:
+        lanes = num_lanes(states[0].shape[0])
+        return run_in_lanes(next_arrays, goes_on, shared, own, states, lanes)[0]
 
     @one.def_vmap
     def _(size: int, batched: Sequence, shared: Any, own: Any, state: Any) -> tuple:
@@ -105,7 +117,7 @@ def run_to_end(
         ended = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), ended)
         return ended, jax.tree.map(lambda _: True, ended)
 
-    return one(shared, own, state)
+    return of_state.unflatten(one(*arrays))
 
 
 def _with_axis(size: int, x: Any, has_it: bool) -> Array:
