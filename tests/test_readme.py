@@ -80,7 +80,7 @@ def test_the_embedded_model_fits_the_photograph(
     assert main([*words, "--out", str(tmp_path)]) == 0
     assert "1 face, 1 converged" in capsys.readouterr().out
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["astronaut.csv", "astronaut.png", "summary.csv"]
+    assert names == ["astronaut.csv", "astronaut.png", "boxes.csv", "summary.csv"]
     with open(tmp_path / "astronaut.csv", newline="") as file:
         (face,) = csv.DictReader(file, skipinitialspace=True)
     for landmark, seen in IN_THE_PHOTOGRAPH.items():
