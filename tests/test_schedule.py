@@ -98,6 +98,15 @@ def test_maps_that_are_filled_up_say_the_same(example: dict, solver: SolverName)
         )
 
 
+def test_maps_are_filled_up_further_and_never_cut(example: dict):
+    once = filled_up(example["responses"], 9)
+    again = filled_up(once, 11)
+    assert again.maps.shape[1:] == (11, 11)
+    assert int(again.side) == int(once.side) == 7
+    with pytest.raises(ValueError, match="size is 9; expected 11 or more"):
+        filled_up(again, 9)
+
+
 def test_public_functions_are_compiled_once(example: dict):
     pdm, experts = example["pdm"], example["model"].experts[0]
     compiled: Any = response_maps

@@ -142,8 +142,8 @@ class ResponseMaps:
     view: Array
     """Index of the view used, int32."""
     side: Int[Array, ""] | None = None
-    """Side of what was looked at, from the first row and column of the maps on; beyond
-    it they are zero. None: all of them."""
+    """Side of what was looked at, reference pixels, from the first row and column of
+    the maps on; beyond it they are zero. None: all of them."""
 
     @property
     def centre(self) -> Array:
@@ -161,19 +161,25 @@ def filled_up(responses: ResponseMaps, size: int) -> ResponseMaps:
     """The same with maps of another size, zero beyond what was looked at.
 
     Args:
-        responses: The maps.
-        size: Their new side, at least the present one.
+        responses: The maps, `(n, w, w)`; they may have been filled up before.
+        size: Their new side, reference pixels, at least `w`.
 
     Returns:
-        Maps that say the same, however large: one program serves several sizes.
+        Maps `(n, size, size)` that say the same: one program serves several sizes.
+
+    Raises:
+        ValueError: `size` is less than `w`.
 
     Example:
         >>> larger = filled_up(responses, 9)
         >>> larger.maps.shape[1:], int(larger.side)
         ((9, 9), 7)
     """
-    side = responses.maps.shape[-1]
-    more = (0, size - side)
+    present = responses.maps.shape[-1]
+    if size < present:
+        raise ValueError(f"size is {size}; expected {present} or more")
+    more = (0, size - present)
+    side = present if responses.side is None else responses.side
     return dataclasses.replace(
         responses,
         maps=jnp.pad(responses.maps, ((0, 0), more, more)),

@@ -306,7 +306,7 @@ def _unpack(path: Path) -> dict[str, np.ndarray]:
             if size > MAX_FILE_BYTES:
                 raise ValueError(f"{size} bytes unpacked, more than {MAX_FILE_BYTES}")
             for entry in archive.infolist():
-                # Of others, each raises errors of its own.
+                # Other methods end in errors of their own kinds.
                 if entry.compress_type not in (
                     zipfile.ZIP_STORED,
                     zipfile.ZIP_DEFLATED,
