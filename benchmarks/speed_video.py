@@ -3,13 +3,14 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 import jaxclnf
+from jaxclnf.app.ahead import made_ahead
 from jaxclnf.app.media import read_image
 from jaxclnf.app.overlay import DrawnFace, OverlayWriter, draw_tracked
 from jaxclnf.app.video import Frame, frames_of, open_video
@@ -113,10 +114,16 @@ def _in_memory(
 def _from_file_to_file(
     source: Path, drawn: Path, state: jaxclnf.TrackerState, follow: Callable
 ) -> float:
+    def followed(
+        state: jaxclnf.TrackerState,
+    ) -> Generator[tuple[Frame, jaxclnf.FitResult], None, None]:
+        for frame in made_ahead(frames_of(open_video(source))):
+            state, result = follow(frame, state)
+            yield frame, result
+
     begin = time.perf_counter()
     with OverlayWriter(drawn, 30.0) as writer:
-        for frame in frames_of(open_video(source)):
-            state, result = follow(frame, state)
+        for frame, result in made_ahead(followed(state)):
             landmarks = np.asarray(result.landmarks)
             face = DrawnFace(0, landmarks, bool(result.success))
             writer.write(draw_tracked(frame.bgr, [face]))

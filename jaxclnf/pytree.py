@@ -5,6 +5,8 @@ import typing
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
+from jaxtyping import Array
 
 _T = TypeVar("_T")
 
@@ -59,3 +61,23 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
     # checkers must leave the generated constructor alone.
     cls.__init__ = typing.no_type_check(cls.__init__)
     return jax.tree_util.register_dataclass(cls)
+
+
+def filled(
+    shape: tuple[int, ...], value: float, dtype: np.dtype | type[np.generic]
+) -> Array:
+    """An array of one value, made without a program for its shape.
+
+    Args:
+        shape: Its shape.
+        value: The value.
+        dtype: Its type.
+
+    Returns:
+        The array.
+
+    Example:
+        >>> filled((2, 1), 7, np.int32).tolist()
+        [[7], [7]]
+    """
+    return jax.device_put(np.full(shape, value, dtype))

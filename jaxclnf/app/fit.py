@@ -4,20 +4,22 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
 import tyro
 
+from jaxclnf.app.ahead import made_ahead
 from jaxclnf.app.drawing import draw_fits
 from jaxclnf.app.errors import ArgumentError, MediaError
 from jaxclnf.app.face_rows import openface_row
 from jaxclnf.app.faces_setup import FaceDetector, FaceSetup
 from jaxclnf.app.given_boxes import boxes_of_images
 from jaxclnf.app.media import FOLDER_SUFFIXES, make_folder, read_image, write_png
+from jaxclnf.app.photo_faces import fit_photo_faces
 from jaxclnf.app.tables import (
     Face,
     faces_of,
@@ -26,10 +28,9 @@ from jaxclnf.app.tables import (
     write_openface_rows,
     write_rows,
 )
-from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
-from jaxclnf.openface.csv_table import OpenFaceRow
+from jaxclnf.fitting.result import FitResult
 
 _SUMMARY, _BOXES = "summary", "boxes"
 _SUMMARY_COLUMNS = ("image", "faces", "converged", "problem", "table", "overlay")
@@ -120,20 +121,23 @@ class FitCommand(FaceSetup):
     ) -> bool:
         """Fits one photograph after the other; tells whether all could be done."""
         all_done = True
-        for i, (image, name) in enumerate(zip(images, names, strict=True)):
+        fitted = made_ahead(work.fitted(images, boxes), room=1)
+        for image, name, photo in zip(images, names, fitted, strict=True):
             try:
-                given = None if boxes is None else boxes[i]
-                faces, good = work.fit_photo(image, given, out / name)
-                if given is None:
-                    record.boxes[str(image)] = _boxes_of(faces)
+                if isinstance(photo, MediaError):
+                    raise photo
+                good = work.write_photo(photo, out / name)
             except MediaError as error:
                 all_done = False
                 record.rows.append((image, 0, 0, str(error), "", ""))
                 print(f"jaxclnf: {error}", file=sys.stderr)
                 continue
+            faces = photo.faces
+            if boxes is None:
+                record.boxes[str(image)] = _boxes_of(faces)
             converged = sum(face.converged for face in faces)
-            problem = _problem(faces, given is not None)
-            if given is not None and not faces:
+            problem = _problem(faces, boxes is not None)
+            if boxes is not None and not faces:
                 all_done = False
                 print(f"jaxclnf: {image}: {problem} in {self.boxes}", file=sys.stderr)
             files = [f"{name}.csv", f"{name}.png" if self.picture else ""]
@@ -183,6 +187,20 @@ class _Record:
                 write_boxes(partial_path(out / f"{_BOXES}.csv"), self.boxes)
 
 
+class _Photo(NamedTuple):
+    """A photograph, and what was found in it."""
+
+    bgr: np.ndarray
+    grey: np.ndarray
+    boxes: np.ndarray
+    result: FitResult | None = None
+    """Of its faces, if there are any."""
+
+    @property
+    def faces(self) -> list[Face]:
+        return [] if self.result is None else faces_of(self.boxes, self.result)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Work:
     """What is the same for all photographs."""
@@ -192,36 +210,52 @@ class _Work:
     options: FitOptions
     detector: FaceDetector | None
 
-    def fit_photo(
-        self, image: Path, boxes: np.ndarray | None, target: Path
-    ) -> tuple[list[Face], int]:
-        """Fits one photograph; returns its faces, and how many are to be trusted."""
-        bgr, grey = read_image(image)
-        if boxes is None:
-            assert self.detector is not None
-            boxes = self.detector(bgr, grey)
-        faces: list[Face] = []
-        rows: list[OpenFaceRow] = []
-        if len(boxes):
-            starts = boxes.astype(self.model.pdm.mean_shape.dtype)
-            result = fit(self.model, grey, starts, options=self.options)
-            result = jax.tree.map(np.asarray, result)
-            faces = faces_of(boxes, result)
-            rows = [
-                openface_row(
-                    self.model,
-                    jax.tree.map(lambda x, i=i: x[i], result),
-                    self.setup.camera(*grey.shape),
-                    dialect=self.setup.dialect,
-                    face_id=i,
-                )
-                for i in range(len(boxes))
-            ]
+    def fitted(
+        self, images: Sequence[Path], boxes: Sequence[np.ndarray] | None
+    ) -> Generator[_Photo | MediaError, None, None]:
+        """Each photograph with its fits, or why there are none."""
+        for photo in made_ahead(self._looked_at(images, boxes), room=1):
+            if isinstance(photo, MediaError) or not len(photo.boxes):
+                yield photo
+                continue
+            starts = photo.boxes.astype(self.model.pdm.mean_shape.dtype)
+            result = fit_photo_faces(self.model, photo.grey, starts, self.options)
+            yield photo._replace(result=jax.tree.map(np.asarray, result))
+
+    def _looked_at(
+        self, images: Sequence[Path], boxes: Sequence[np.ndarray] | None
+    ) -> Generator[_Photo | MediaError, None, None]:
+        """Each photograph with its boxes, given or found."""
+        for i, image in enumerate(images):
+            try:
+                bgr, grey = read_image(image)
+                if boxes is not None:
+                    found = boxes[i]
+                else:
+                    assert self.detector is not None
+                    found = self.detector(bgr, grey)
+            except MediaError as error:
+                yield error
+            else:
+                yield _Photo(bgr, grey, found)
+
+    def write_photo(self, photo: _Photo, target: Path) -> int:
+        """Writes what was found; returns how many faces are to be trusted."""
+        rows = [
+            openface_row(
+                self.model,
+                jax.tree.map(lambda x, i=i: x[i], photo.result),
+                self.setup.camera(*photo.grey.shape),
+                dialect=self.setup.dialect,
+                face_id=i,
+            )
+            for i in range(len(photo.faces))
+        ]
         columns = self.setup.columns(self.model, "photo")
         write_openface_rows(f"{target}.csv", columns, rows)
         if self.setup.picture:
-            write_png(f"{target}.png", draw_fits(bgr, faces))
-        return faces, sum(row.success for row in rows)
+            write_png(f"{target}.png", draw_fits(photo.bgr, photo.faces))
+        return sum(row.success for row in rows)
 
 
 def output_names(

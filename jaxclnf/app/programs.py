@@ -45,7 +45,7 @@ def keep_programs() -> None:
     if "jax" in sys.modules:
         return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_folder()))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
     # XLA would print an error for every program that it loads, about two preferences
     # that are no features of a processor (jax 0.10.1).
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

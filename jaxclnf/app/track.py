@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
 
+from jaxclnf.app.ahead import made_ahead
 from jaxclnf.app.errors import ArgumentError, MediaError
 from jaxclnf.app.face_rows import openface_row
 from jaxclnf.app.faces_setup import FaceDetector, FaceSetup
@@ -199,9 +200,8 @@ class _Work:
             def rows() -> Iterator[OpenFaceRow]:
                 nonlocal count, good
                 try:
-                    for frame, seen in self._seen(video):
+                    for frame, seen in made_ahead(self._seen(video)):
                         count = frame.number
-                        _show_progress(video, count)
                         found = list(self._rows(frame, seen))
                         good += any(row.success for row in found)
                         if overlay is not None:
@@ -220,12 +220,13 @@ class _Work:
         if broken:
             raise broken[0]
 
-    def _seen(self, video: Video) -> Iterator[tuple[Frame, _Seen]]:
+    def _seen(self, video: Video) -> Generator[tuple[Frame, _Seen], None, None]:
         """Each frame with the faces in it."""
+        frames = made_ahead(_frames(video))
         if self.setup.multi:
             many = ManyOptions(detect_every=self.setup.detect_every)
             faces = ManyFaces()
-            for frame in frames_of(video):
+            for frame in frames:
                 work = frame_work(
                     self.model,
                     frame.grey,
@@ -236,7 +237,7 @@ class _Work:
                 yield frame, [(t.face_id, t.result) for t in faces.tracks]
             return
         state: TrackerState = start_tracking(self.model, self.options)
-        for frame in frames_of(video):
+        for frame in frames:
 
             def detect(frame: Frame = frame) -> np.ndarray | None:
                 boxes = self.detector(frame.bgr, frame.grey)
@@ -275,6 +276,14 @@ def _drawn(frame: Frame, rows: Sequence[OpenFaceRow]) -> np.ndarray:
         if row.landmarks is not None
     ]
     return draw_tracked(frame.bgr, faces)
+
+
+def _frames(video: Video) -> Generator[Frame, None, None]:
+    """The frames, and how many were read."""
+    for frame in frames_of(video):
+        # Here, as what other threads print meanwhile would be taken for the decoder's.
+        _show_progress(video, frame.number)
+        yield frame
 
 
 def _show_progress(video: Video, number: int) -> None:

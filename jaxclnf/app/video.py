@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import cv2
@@ -110,7 +110,7 @@ def open_video(path: str | os.PathLike[str], *, fps: float | None = None) -> Vid
     return Video(path, fps or usual, int(count) if is_known else 0)
 
 
-def frames_of(video: Video) -> Iterator[Frame]:
+def frames_of(video: Video) -> Generator[Frame, None, None]:
     """Reads the frames one by one.
 
     Args:

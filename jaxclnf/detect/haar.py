@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import threading
 from pathlib import Path
 
 import cv2
@@ -116,7 +118,8 @@ def face_squares(
         )
     if not image.size:
         return np.empty((0, 4))
-    found = _cascade().detectMultiScale(
+    path = Path(cv2.data.haarcascades, CASCADE_NAME)
+    found = _cascade(path, threading.get_ident()).detectMultiScale(
         np.ascontiguousarray(image),
         scaleFactor=_SCALE_STEP,
         minNeighbors=_MIN_NEIGHBOURS,
@@ -125,8 +128,10 @@ def face_squares(
     return np.asarray(found, np.float64).reshape(-1, 4)
 
 
-def _cascade() -> cv2.CascadeClassifier:
-    path = Path(cv2.data.haarcascades, CASCADE_NAME)
+@functools.lru_cache(maxsize=4)
+def _cascade(path: Path, thread: int) -> cv2.CascadeClassifier:
+    """The cascade: one for each thread, as it keeps the image that it looks at."""
+    del thread
     cascade = None
     if path.is_file():
         with contextlib.suppress(cv2.error, SystemError):

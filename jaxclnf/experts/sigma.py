@@ -182,7 +182,8 @@ def with_sigma(
             else _inverses(a, b, blocks) / _squared_lengths(window)
             for a, b in zip(alpha, beta, strict=True)
         ]
-        sigma[window] = tuple(jnp.asarray(one, experts.alpha.dtype) for one in views)
+        dtype = experts.alpha.dtype
+        sigma[window] = tuple(jax.device_put(one.astype(dtype)) for one in views)
     return dataclasses.replace(experts, sigma=sigma)
 
 
@@ -211,7 +212,7 @@ def _neighbour_blocks(
         if not np.array_equal(mirrored, by_pixel):
             return None
     basis = mirror_basis(window).reshape(4, -1, pixels)
-    between = np.einsum("bix,cxy,bjy->cbij", basis, neighbours, basis, optimize=True)
+    between = basis @ neighbours[:, None] @ basis.swapaxes(1, 2)
     return between / _squared_lengths(window)
 
 

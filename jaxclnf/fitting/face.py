@@ -1,6 +1,7 @@
 """One face as a whole: the best of its starts, its parts, its certainty, a result."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxclnf.batching import in_turn_on_cpu
@@ -8,12 +9,13 @@ from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.hypotheses import fit_starts
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
-from jaxclnf.fitting.parts import WithParts, fit_parts, worst_status
+from jaxclnf.fitting.parts import WithParts, fit_parts, unfitted_part, worst_status
 from jaxclnf.fitting.progress import ScalesFit
 from jaxclnf.fitting.pruning import BestStart
 from jaxclnf.fitting.result import FitResult, FitTrace
 from jaxclnf.fitting.validate import CERTAINTY_THRESHOLD, validate
 from jaxclnf.fitting.warp import reach_of_warp
+from jaxclnf.pytree import filled
 from jaxclnf.shape.pdm import PDMParams
 from jaxclnf.status import Status, is_failure
 
@@ -149,6 +151,72 @@ def conclude_face(
         start_log_likelihoods=found.log_likelihoods,
     )
     return result, found.trace
+
+
+def unfitted_face(
+    model: CLNFModel, *, num_starts: int = 1, with_parts: bool = False
+) -> FitResult:
+    """What stands for a face that was not looked for: as of an unusable start.
+
+    Args:
+        model: The model.
+        num_starts: Starts for which there is to be room.
+        with_parts: Whether there is to be room for the model's parts.
+
+    Returns:
+        A result with `Status.BAD_START`, no steps, and NaN.
+
+    Example:
+        >>> nobody = unfitted_face(model, num_starts=3)
+        >>> nobody.start_log_likelihoods.shape, bool(nobody.success)
+        ((3,), False)
+    """
+    pdm, num_scales = model.pdm, len(model.experts)
+    dtype, per_phase = pdm.mean_shape.dtype, (num_scales, 2)
+
+    def nan(*shape: int) -> Array:
+        return filled(shape, np.nan, dtype)
+
+    def zero(*shape: int) -> Array:
+        return filled(shape, 0, np.int32)
+
+    no = filled((), False, np.bool_)
+
+    def params(*axes: int) -> PDMParams:
+        return PDMParams(
+            scale=nan(*axes),
+            rotation=nan(*axes, 3, 3),
+            translation=nan(*axes, 2),
+            params_local=nan(*axes, pdm.num_modes),
+        )
+
+    return FitResult(
+        landmarks=nan(pdm.num_landmarks, 2),
+        params=params(),
+        status=filled((), Status.BAD_START, np.int32),
+        converged=no,
+        num_steps=zero(*per_phase),
+        shape_delta=nan(*per_phase),
+        gradient_norm=nan(*per_phase),
+        newton_distance=nan(*per_phase),
+        smallest_curvature=nan(*per_phase),
+        num_active_bounds=zero(*per_phase),
+        certified=no,
+        phase_params=params(*per_phase),
+        start_params=params(),
+        num_passes=zero(),
+        pass_delta=nan(),
+        pass_status=zero(),
+        log_likelihood=nan(),
+        landmark_log_likelihoods=nan(pdm.num_landmarks),
+        view=zero(),
+        certainty=nan(),
+        success=no,
+        start=zero(),
+        start_log_likelihoods=nan(num_starts),
+        reach=nan(4),
+        parts={part.name: unfitted_part(part) for part in model.parts if with_parts},
+    )
 
 
 def _is_certified(fitted: ScalesFit, options: FitOptions) -> Bool[Array, ""]:

@@ -255,7 +255,7 @@ def _fit_alone(
 ) -> tuple[FitResult, FitTrace | None]:
     several = starts.scale.shape[0] > 1 and num_cores() > 1
     if several and jax.default_backend() == "cpu":
-        image, starts = jnp.asarray(image), jax.device_get(starts)
+        image, starts = jax.device_put(image), jax.device_get(starts)
         return fit_face_separately(
             model, image, image_size, starts, options, with_trace=with_trace
         )
@@ -272,7 +272,7 @@ def _fit_rows(
 ) -> tuple[FitResult, FitTrace | None]:
     """Fits any number of faces with the programs for one face, or one chunk of them."""
     count = starts.scale.shape[0]
-    place = model, jnp.asarray(image), image_size
+    place = model, jax.device_put(image), image_size
     one, chunk = partial(_fit_alone, *place), partial(_fit_chunk, *place)
     if count == 0:
         shapes = jax.eval_shape(partial(chunk, with_trace=with_trace), starts, options)
@@ -282,7 +282,7 @@ def _fit_rows(
             one(jax.tree.map(lambda x, i=i: x[i], starts), options, with_trace)
             for i in range(count)
         ]
-        return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *rows)
+        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *rows))
     # The last chunk is filled up with faces that end at once for a bad start.
     fill = -count % _CHUNK
     padded = jax.tree.map(

@@ -31,7 +31,7 @@ from jaxclnf.fitting.canvas import (
 )
 from jaxclnf.fitting.chunks import Chunk, plan_chunks
 from jaxclnf.fitting.cores import num_cores, on_all_cores
-from jaxclnf.fitting.face import fit_face
+from jaxclnf.fitting.face import fit_face, unfitted_face
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
@@ -118,11 +118,11 @@ def fit_many(
             rows[i] = row
         open_rows = _enlarged(work, rows, open_rows)
     if rows:
-        return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *rows)
-    no_chunk = Chunk([], Canvas((2, 2), np.dtype(np.uint8)), 1)
-    nothing = _inputs(model, work, no_chunk, 1)
-    shapes = jax.eval_shape(partial(_fit_chunk, model, options=options), *nothing)
-    return jax.tree.map(lambda x: jnp.zeros((0, *x.shape[1:]), x.dtype), shapes)
+        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *rows))
+    one = unfitted_face(
+        model, num_starts=options.num_starts, with_parts=options.use_parts
+    )
+    return jax.tree.map(lambda x: jnp.zeros((0, *x.shape), x.dtype), one)
 
 
 def _prepared(
@@ -298,6 +298,8 @@ def _at_once(model: CLNFModel, options: FitOptions, faces: tuple) -> FitResult:
         result, _ = fit_face(model, crop, size, starts, options)
         return _moved(result, corner)
 
+    if faces[0].shape[0] == 1:  # `vmap` would prepare for faces that end apart
+        return jax.tree.map(lambda x: x[None], one(*(x[0] for x in faces)))
     if model.early_termination is not None:
         # It asks with `lax.cond`, which would make a copy of the model for each face.
         one = in_turn_on_cpu(one)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -19,6 +20,7 @@ from jaxclnf.fitting.model import CLNFModel, CLNFPart, ModelInfo
 from jaxclnf.fitting.options import PART_SETTINGS, FitOptions
 from jaxclnf.fitting.result import PartFit
 from jaxclnf.fitting.schedule import fit_scales
+from jaxclnf.pytree import filled
 from jaxclnf.shape.initial import params_from_landmarks
 from jaxclnf.shape.pdm import PDM, PDMParams, project
 from jaxclnf.status import Status
@@ -123,7 +125,7 @@ def unfitted_part(part: CLNFPart) -> PartFit:
     dtype = pdm.mean_shape.dtype
 
     def nothing(*shape: int) -> Array:
-        return jnp.full(shape, jnp.nan, dtype)
+        return filled(shape, np.nan, dtype)
 
     return PartFit(
         landmarks=nothing(pdm.num_landmarks, 2),
@@ -131,11 +133,11 @@ def unfitted_part(part: CLNFPart) -> PartFit:
             scale=nothing(),
             rotation=nothing(3, 3),
             translation=nothing(2),
-            params_local=nothing(*pdm.eigen_values.shape),
+            params_local=nothing(pdm.num_modes),
         ),
-        fitted=jnp.zeros((), bool),
-        status=jnp.full((), Status.RUNNING, jnp.int32),
-        num_steps=jnp.zeros((num_scales, 2), jnp.int32),
+        fitted=filled((), False, np.bool_),
+        status=filled((), Status.RUNNING, np.int32),
+        num_steps=filled((num_scales, 2), 0, np.int32),
         shape_delta=nothing(num_scales, 2),
         newton_distance=nothing(num_scales, 2),
         log_likelihood=nothing(),

@@ -17,9 +17,8 @@ from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage
 from jaxclnf.fitting.canvas import check_image, on_canvas
-from jaxclnf.fitting.face import fit_face
+from jaxclnf.fitting.face import fit_face, unfitted_face
 from jaxclnf.fitting.fit import fit, is_traced
-from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.parts import unfitted_part
@@ -35,7 +34,6 @@ from jaxclnf.fitting.track_state import (
     without_detector,
 )
 from jaxclnf.shape.pdm import PDMParams
-from jaxclnf.status import Status
 
 
 def follow_face(
@@ -310,7 +308,7 @@ def _with_room(model: CLNFModel, result: FitResult, options: TrackOptions) -> Fi
     """The result with room for all starts and parts that any of a track may have."""
     scores = _padded(result.start_log_likelihoods, options.first.num_starts)
     parts = dict(result.parts)
-    if options.first.use_parts or options.follow.use_parts:
+    if _uses_parts(options):
         for part in model.parts:
             parts.setdefault(part.name, unfitted_part(part))
     return dataclasses.replace(result, start_log_likelihoods=scores, parts=parts)
@@ -322,23 +320,14 @@ def _padded(scores: Array, count: int) -> Array:
     return jnp.pad(scores, (0, missing), constant_values=jnp.nan)
 
 
-@jax.jit
 def _no_face(model: CLNFModel, options: TrackOptions) -> FitResult:
-    """The result of a frame without a face: as of an unusable start."""
-    dtype = model.pdm.mean_shape.dtype
-    starts = starts_from_box(model.pdm, jnp.zeros(4, dtype), options.first.starts)
-
-    def first_fit(image: Array, size: Array) -> FitResult:
-        result, _ = fit_face(model, image, size, starts, options.first)
-        return _with_room(model, result, options)
-
-    shapes = jax.eval_shape(
-        first_fit, jnp.zeros((2, 2), dtype), jnp.asarray([2, 2], jnp.int32)
+    """The result of a frame without a face."""
+    return unfitted_face(
+        model,
+        num_starts=options.first.num_starts,
+        with_parts=_uses_parts(options),
     )
 
-    def empty(leaf: jax.ShapeDtypeStruct) -> Array:
-        is_number = jnp.issubdtype(leaf.dtype, jnp.inexact)
-        return jnp.full(leaf.shape, jnp.nan if is_number else 0, leaf.dtype)
 
-    status = jnp.full((), Status.BAD_START, jnp.int32)
-    return dataclasses.replace(jax.tree.map(empty, shapes), status=status)
+def _uses_parts(options: TrackOptions) -> bool:
+    return options.first.use_parts or options.follow.use_parts

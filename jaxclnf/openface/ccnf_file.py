@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
@@ -84,13 +84,15 @@ def read_ccnf(
     ]
     cursor.finish()
     _check_consistent(cursor, views, experts)
-    dense = {k: jnp.asarray(x.astype(dtype)) for k, x in _dense(views, experts).items()}
+    dense = {
+        k: jax.device_put(x.astype(dtype)) for k, x in _dense(views, experts).items()
+    }
     return CCNFExperts(
-        patch_scaling=jnp.asarray(np.asarray(views.patch_scaling, dtype)),
-        view_centers=jnp.asarray(views.centers.astype(dtype)),
-        visibility=jnp.asarray(views.visibility),
+        patch_scaling=jax.device_put(np.asarray(views.patch_scaling, dtype)),
+        view_centers=jax.device_put(views.centers.astype(dtype)),
+        visibility=jax.device_put(views.visibility),
         neighbours={
-            window_size: jnp.asarray(np.stack(matrices).astype(dtype))
+            window_size: jax.device_put(np.stack(matrices).astype(dtype))
             for window_size, matrices in components.items()
             if matrices
         },

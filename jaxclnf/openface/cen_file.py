@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
@@ -106,13 +106,13 @@ def read_cen(path: str | os.PathLike[str], dtype: DTypeLike = np.float32) -> CEN
     lent = ~own & (networks.confidence == 0)
     confidence = np.where(lent, networks.confidence[lender], networks.confidence)
     return CENExperts(
-        patch_scaling=jnp.asarray(np.asarray(views.patch_scaling, dtype)),
-        view_centers=jnp.asarray(views.centers.astype(dtype)),
-        visibility=jnp.asarray(views.visibility),
-        network=jnp.asarray(np.where(views.visibility, network, 0).astype(np.int32)),
-        mirrored=jnp.asarray(views.visibility & ~own),
+        patch_scaling=jax.device_put(np.asarray(views.patch_scaling, dtype)),
+        view_centers=jax.device_put(views.centers.astype(dtype)),
+        visibility=jax.device_put(views.visibility),
+        network=jax.device_put(np.where(views.visibility, network, 0).astype(np.int32)),
+        mirrored=jax.device_put(views.visibility & ~own),
         layers=tuple(_stack(layers) for layers in zip(*networks.layers, strict=True)),
-        confidence=jnp.asarray(confidence.astype(dtype)),
+        confidence=jax.device_put(confidence.astype(dtype)),
     )
 
 
@@ -151,7 +151,7 @@ def read_early_termination(
         for what in ("weight", "bias", "cutoff")
     ]
     cursor.finish()
-    weights, biases, cutoffs = (jnp.asarray(np.array(row, dtype)) for row in rows)
+    weights, biases, cutoffs = (jax.device_put(np.array(row, dtype)) for row in rows)
     return EarlyTermination(weights=weights, biases=biases, cutoffs=cutoffs)
 
 
@@ -248,8 +248,8 @@ def _stack(layers: tuple[_Layer, ...]) -> CENLayer:
     names = sorted({layer.activation for layer in layers})
     activation = [names.index(layer.activation) for layer in layers]
     return CENLayer(
-        weights=jnp.asarray(np.stack([x.weights for x in layers])),
-        bias=jnp.asarray(np.stack([x.bias for x in layers])),
-        activation=jnp.asarray(np.array(activation, np.int32)),
+        weights=jax.device_put(np.stack([x.weights for x in layers])),
+        bias=jax.device_put(np.stack([x.bias for x in layers])),
+        activation=jax.device_put(np.array(activation, np.int32)),
         activations=tuple(names),
     )

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Int
@@ -223,4 +223,4 @@ def _indices(
             raise directive.error(
                 f"landmark {word[:20]!r}", f"an index from 0 to {num_landmarks - 1}"
             )
-    return jnp.asarray(np.array([int(word) for word in words], np.int32))
+    return jax.device_put(np.array([int(word) for word in words], np.int32))

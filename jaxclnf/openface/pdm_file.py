@@ -2,7 +2,7 @@
 
 import os
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jax.typing import DTypeLike
 
@@ -52,7 +52,7 @@ def read_pdm(path: str | os.PathLike[str], dtype: DTypeLike = np.float32) -> PDM
     cursor.finish()
     by_axis = princ_comp.reshape(3, -1, num_modes)
     return PDM(
-        mean_shape=jnp.asarray(mean_shape.reshape(3, -1).T.astype(dtype)),
-        princ_comp=jnp.asarray(by_axis.transpose(1, 0, 2).astype(dtype)),
-        eigen_values=jnp.asarray(eigen_values[0].astype(dtype)),
+        mean_shape=jax.device_put(mean_shape.reshape(3, -1).T.astype(dtype)),
+        princ_comp=jax.device_put(by_axis.transpose(1, 0, 2).astype(dtype)),
+        eigen_values=jax.device_put(eigen_values[0].astype(dtype)),
     )

@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
@@ -70,11 +70,13 @@ def read_svr(path: str | os.PathLike[str], dtype: DTypeLike = np.float32) -> SVR
     ]
     cursor.finish()
     _check_consistent(cursor, views, experts)
-    dense = {k: jnp.asarray(x.astype(dtype)) for k, x in _dense(views, experts).items()}
+    dense = {
+        k: jax.device_put(x.astype(dtype)) for k, x in _dense(views, experts).items()
+    }
     return SVRExperts(
-        patch_scaling=jnp.asarray(np.asarray(views.patch_scaling, dtype)),
-        view_centers=jnp.asarray(views.centers.astype(dtype)),
-        visibility=jnp.asarray(views.visibility),
+        patch_scaling=jax.device_put(np.asarray(views.patch_scaling, dtype)),
+        view_centers=jax.device_put(views.centers.astype(dtype)),
+        visibility=jax.device_put(views.visibility),
         modalities=tuple(t.modality for t in experts[0].templates),
         **dense,
     )

@@ -2,7 +2,7 @@
 
 import os
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array, Int
 
@@ -41,4 +41,4 @@ def read_triangulations(
         for v in range(num_views)
     ]
     cursor.finish()
-    return tuple(jnp.asarray(t.astype(np.int32)) for t in triangulations)
+    return tuple(jax.device_put(t.astype(np.int32)) for t in triangulations)

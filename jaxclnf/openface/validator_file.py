@@ -3,6 +3,7 @@
 import os
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -230,16 +231,18 @@ def _stack_layers(
     for i, layers in enumerate(zip(*(view.layers for view in views), strict=True)):
         kind = layers[0].kind
         weights = np.stack([layer.weights for layer in layers])
-        bias = jnp.asarray(np.stack([layer.bias for layer in layers]).astype(dtype))
+        bias = jax.device_put(np.stack([layer.bias for layer in layers]).astype(dtype))
         if len(shape) == 1 and kind in (_CONVOLUTION, _POOLING):
             raise cursor.error(f"layer {i}", "maps", "no maps after a vector")
         if kind == _CONVOLUTION:
             weights, shape = _fitted_kernels(cursor, f"layer {i}", weights, shape)
-            layer = Convolution(weights=jnp.asarray(weights.astype(dtype)), bias=bias)
+            layer = Convolution(
+                weights=jax.device_put(weights.astype(dtype)), bias=bias
+            )
         elif kind == _DENSE:
             weights, shape = _fitted_matrix(cursor, f"layer {i}", weights, shape)
             layer = FullyConnected(
-                weights=jnp.asarray(weights.astype(dtype)), bias=bias
+                weights=jax.device_put(weights.astype(dtype)), bias=bias
             )
         else:
             layer = _WITHOUT_DATA[kind]()
@@ -292,7 +295,7 @@ def _validator(
     dtype: np.dtype,
 ) -> Validator:
     def real(arrays: list[np.ndarray]) -> jnp.ndarray:
-        return jnp.asarray(np.stack(arrays).astype(dtype))
+        return jax.device_put(np.stack(arrays).astype(dtype))
 
     most = max(len(view.triangles) for view in views)
 
@@ -302,13 +305,15 @@ def _validator(
     used = [view.triangle_of_pixel >= 0 for view in views]
     pairs = list(zip(views, used, strict=True))
     return Validator(
-        view_centers=jnp.asarray(centers.astype(dtype)),
+        view_centers=jax.device_put(centers.astype(dtype)),
         warp=FaceWarp(
             corner=real([np.array(view.corner) for view in views]),
-            triangles=jnp.asarray(np.stack([padded(view.triangles) for view in views])),
+            triangles=jax.device_put(
+                np.stack([padded(view.triangles) for view in views])
+            ),
             alpha=real([padded(view.alpha) for view in views]),
             beta=real([padded(view.beta) for view in views]),
-            triangle_of_pixel=jnp.asarray(
+            triangle_of_pixel=jax.device_put(
                 np.stack([view.triangle_of_pixel for view in views])
             ),
         ),

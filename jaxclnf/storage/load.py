@@ -175,6 +175,6 @@ def _cast(tree, dtype: DTypeLike):
     def cast(leaf: jax.Array) -> jax.Array:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf
-        return jnp.asarray(np.asarray(leaf).astype(dtype))
+        return jax.device_put(np.asarray(leaf).astype(dtype))
 
     return jax.tree.map(cast, tree)

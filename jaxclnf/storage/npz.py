@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxclnf.errors import MAX_FILE_BYTES, ModelFileError, read_bytes
@@ -204,7 +203,7 @@ class _Decoder:
 
     def __init__(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
         self._path = path
-        self._arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
+        self._arrays = {name: jax.device_put(array) for name, array in arrays.items()}
 
     def decode(self, value: Any) -> Any:
         if isinstance(value, list):

@@ -1,0 +1,41 @@
+"""Work in several threads, item after item: reading, fitting and drawing at a time."""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+ROOM = 4
+"""How many items are made ahead; each frame of a video takes memory."""
+
+
+def made_ahead(items: Generator[Item, None, None], room: int = ROOM) -> Iterator[Item]:
+    """Goes through a generator in a thread of its own, a few items ahead.
+
+    Args:
+        items: What is to be made ahead; it is closed at the end.
+        room: How many items may be ready, and not asked for yet.
+
+    Yields:
+        The items, in order.
+
+    Raises:
+        Exception: What the generator raises, once the items before were given.
+
+    Example:
+        >>> list(made_ahead(2 * n for n in range(3)))
+        [0, 2, 4]
+    """
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(next, items, end) for _ in range(room))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(thread.submit(next, items, end))
+                yield item  # type: ignore[misc]
+        finally:
+            for later in waiting:
+                later.cancel()
+            thread.submit(items.close).result()

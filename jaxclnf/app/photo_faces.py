@@ -1,0 +1,85 @@
+"""Faces of one photograph, fitted with as few programs as there can be."""
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxclnf.fitting.fit import fit
+from jaxclnf.fitting.many import fit_many
+from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.result import FitResult
+
+_PATIENCE = 3.0
+"""Seconds after which somebody at a terminal wants to know what takes so long."""
+
+
+def cuts_faces_out(options: FitOptions) -> bool:
+    """Whether only the neighbourhood of a face is handed to its fit.
+
+    Args:
+        options: How faces are fitted.
+
+    Returns:
+        False for OpenFace's sampling, which knows whole images only.
+
+    Example:
+        >>> cuts_faces_out(FitOptions()), cuts_faces_out(FitOptions.openface())
+        (True, False)
+    """
+    return options.sampling == "exact"
+
+
+def fit_photo_faces(
+    model: CLNFModel,
+    image: UInt8[np.ndarray, "h w"],
+    boxes: Float[np.ndarray, "f 4"],
+    options: FitOptions,
+) -> FitResult:
+    """Fits the faces of one photograph, however many there are and whatever its size.
+
+    Cut out, faces of photographs of all sizes share a program, and several faces the
+    cores. Where none may be cut out, `fit` shares the starts among them instead.
+
+    Args:
+        model: The model.
+        image: Grey values.
+        boxes: `(x, y, width, height)`, one face per row, pixels.
+        options: The options.
+
+    Returns:
+        The results, with one leading axis.
+
+    Example:
+        >>> options = FitOptions(window_sizes=(7,))
+        >>> grey = np.asarray(image).astype(np.uint8)
+        >>> fit_photo_faces(model, grey, np.stack([box, box]), options).status.shape
+        (2,)
+    """
+    with _note_after(_PATIENCE):
+        if cuts_faces_out(options):
+            return fit_many(model, image, boxes, options=options, chunk=1)
+        return fit(model, image, boxes, options=options)
+
+
+@contextlib.contextmanager
+def _note_after(seconds: float) -> Iterator[None]:
+    """Says at a terminal what is done, if it takes that long."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    note = threading.Timer(seconds, _say_compiling)
+    note.daemon = True
+    note.start()
+    try:
+        yield
+    finally:
+        note.cancel()
+
+
+def _say_compiling() -> None:
+    print("jaxclnf: compiling; the next run finds it in the cache", file=sys.stderr)
