@@ -64,7 +64,9 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
 
 
 def filled(
-    shape: tuple[int, ...], value: float, dtype: np.dtype | type[np.generic]
+    shape: tuple[int, ...],
+    value: bool | int | float,
+    dtype: np.dtype | type[np.generic],
 ) -> Array:
     """An array of one value, made without a program for its shape.
 

@@ -1,7 +1,7 @@
 """Work in several threads, item after item: reading, fitting and drawing at a time."""
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,9 @@ ROOM = 4
 """How many items are made ahead; each frame of a video takes memory."""
 
 
-def made_ahead(items: Generator[Item, None, None], room: int = ROOM) -> Iterator[Item]:
+def made_ahead(
+    items: Generator[Item, None, None], room: int = ROOM
+) -> Generator[Item, None, None]:
     """Goes through a generator in a thread of its own, a few items ahead.
 
     Args:
@@ -19,7 +21,8 @@ def made_ahead(items: Generator[Item, None, None], room: int = ROOM) -> Iterator
         room: How many items may be ready, and not asked for yet.
 
     Yields:
-        The items, in order.
+        The items, in order. Who may stop early uses it in `contextlib.closing`, or the
+        thread goes on until Python notices.
 
     Raises:
         Exception: What the generator raises, once the items before were given.

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -100,7 +101,9 @@ class FitCommand(FaceSetup):
 
         record = _Record()
         try:
-            all_done = self._fit_all(work, images, boxes, names, out, record)
+            with closing(made_ahead(work.fitted(images, boxes), room=1)) as fitted:
+                photos = zip(images, names, fitted, strict=True)
+                all_done = self._write_all(work, photos, out, record)
             record.write(out)
         except MediaError as error:
             all_done = False
@@ -110,19 +113,16 @@ class FitCommand(FaceSetup):
             raise
         return 0 if all_done else 1
 
-    def _fit_all(
+    def _write_all(
         self,
         work: "_Work",
-        images: Sequence[Path],
-        boxes: Sequence[np.ndarray] | None,
-        names: Sequence[str],
+        photos: Iterator[tuple[Path, str, "_Photo | MediaError"]],
         out: Path,
         record: "_Record",
     ) -> bool:
-        """Fits one photograph after the other; tells whether all could be done."""
-        all_done = True
-        fitted = made_ahead(work.fitted(images, boxes), room=1)
-        for image, name, photo in zip(images, names, fitted, strict=True):
+        """Writes what comes of each photograph; tells whether all could be done."""
+        all_done, given = True, self.boxes is not None
+        for image, name, photo in photos:
             try:
                 if isinstance(photo, MediaError):
                     raise photo
@@ -133,11 +133,11 @@ class FitCommand(FaceSetup):
                 print(f"jaxclnf: {error}", file=sys.stderr)
                 continue
             faces = photo.faces
-            if boxes is None:
+            if not given:
                 record.boxes[str(image)] = _boxes_of(faces)
             converged = sum(face.converged for face in faces)
-            problem = _problem(faces, boxes is not None)
-            if boxes is not None and not faces:
+            problem = _problem(faces, given)
+            if given and not faces:
                 all_done = False
                 print(f"jaxclnf: {image}: {problem} in {self.boxes}", file=sys.stderr)
             files = [f"{name}.csv", f"{name}.png" if self.picture else ""]
@@ -214,13 +214,16 @@ class _Work:
         self, images: Sequence[Path], boxes: Sequence[np.ndarray] | None
     ) -> Generator[_Photo | MediaError, None, None]:
         """Each photograph with its fits, or why there are none."""
-        for photo in made_ahead(self._looked_at(images, boxes), room=1):
-            if isinstance(photo, MediaError) or not len(photo.boxes):
-                yield photo
-                continue
-            starts = photo.boxes.astype(self.model.pdm.mean_shape.dtype)
-            result = fit_photo_faces(self.model, photo.grey, starts, self.options)
-            yield photo._replace(result=jax.tree.map(np.asarray, result))
+        dtype = self.model.pdm.mean_shape.dtype
+        with closing(made_ahead(self._looked_at(images, boxes), room=1)) as photos:
+            for photo in photos:
+                if isinstance(photo, MediaError) or not len(photo.boxes):
+                    yield photo
+                    continue
+                result = fit_photo_faces(
+                    self.model, photo.grey, photo.boxes.astype(dtype), self.options
+                )
+                yield photo._replace(result=jax.tree.map(np.asarray, result))
 
     def _looked_at(
         self, images: Sequence[Path], boxes: Sequence[np.ndarray] | None

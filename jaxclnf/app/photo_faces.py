@@ -9,29 +9,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxclnf.fitting.fit import fit
-from jaxclnf.fitting.many import fit_many
+from jaxclnf.fitting.many import cuts_faces_out, fit_many
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
 
 _PATIENCE = 3.0
 """Seconds after which somebody at a terminal wants to know what takes so long."""
-
-
-def cuts_faces_out(options: FitOptions) -> bool:
-    """Whether only the neighbourhood of a face is handed to its fit.
-
-    Args:
-        options: How faces are fitted.
-
-    Returns:
-        False for OpenFace's sampling, which knows whole images only.
-
-    Example:
-        >>> cuts_faces_out(FitOptions()), cuts_faces_out(FitOptions.openface())
-        (True, False)
-    """
-    return options.sampling == "exact"
 
 
 def fit_photo_faces(

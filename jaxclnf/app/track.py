@@ -1,9 +1,9 @@
 """`jaxclnf track`: a face, or all faces, followed through videos."""
 
-import contextlib
 import dataclasses
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
@@ -189,7 +189,7 @@ class _Work:
         """Follows faces through one video and writes what was found."""
         broken: list[MediaError] = []
         count = good = 0
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             overlay = None
             if self.setup.overlay:
                 writer = OverlayWriter(
@@ -200,7 +200,7 @@ class _Work:
             def rows() -> Iterator[OpenFaceRow]:
                 nonlocal count, good
                 try:
-                    for frame, seen in made_ahead(self._seen(video)):
+                    for frame, seen in all_seen:
                         count = frame.number
                         found = list(self._rows(frame, seen))
                         good += any(row.success for row in found)
@@ -212,6 +212,7 @@ class _Work:
                         raise
                     broken.append(error)
 
+            all_seen = stack.enter_context(closing(made_ahead(self._seen(video))))
             columns = self.setup.columns(self.model, "video")
             write_openface_rows(f"{target}.csv", columns, rows())
         files = f"{target}.csv" + f", {OVERLAY_SUFFIX}" * self.setup.overlay
@@ -222,20 +223,26 @@ class _Work:
 
     def _seen(self, video: Video) -> Generator[tuple[Frame, _Seen], None, None]:
         """Each frame with the faces in it."""
-        frames = made_ahead(_frames(video))
-        if self.setup.multi:
-            many = ManyOptions(detect_every=self.setup.detect_every)
-            faces = ManyFaces()
-            for frame in frames:
-                work = frame_work(
-                    self.model,
-                    frame.grey,
-                    self.options,
-                    lambda frame=frame: self.detector(frame.bgr, frame.grey),
-                )
-                faces = track_faces(faces, work, self.options, many)
-                yield frame, [(t.face_id, t.result) for t in faces.tracks]
-            return
+        with closing(made_ahead(_frames(video))) as frames:
+            if self.setup.multi:
+                yield from self._all_faces(frames)
+            else:
+                yield from self._one_face(frames)
+
+    def _all_faces(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, _Seen]]:
+        many = ManyOptions(detect_every=self.setup.detect_every)
+        faces = ManyFaces()
+        for frame in frames:
+            work = frame_work(
+                self.model,
+                frame.grey,
+                self.options,
+                lambda frame=frame: self.detector(frame.bgr, frame.grey),
+            )
+            faces = track_faces(faces, work, self.options, many)
+            yield frame, [(t.face_id, t.result) for t in faces.tracks]
+
+    def _one_face(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, _Seen]]:
         state: TrackerState = start_tracking(self.model, self.options)
         for frame in frames:
 

@@ -11,20 +11,30 @@ import tyro
 from jaxclnf.app.errors import ArgumentError
 from jaxclnf.app.faces_setup import FaceSetup
 from jaxclnf.app.media import MAX_SIDE
+from jaxclnf.app.photo_faces import fit_photo_faces
 from jaxclnf.fitting.canvas import canvas_shape
-from jaxclnf.fitting.fit import fit
+from jaxclnf.fitting.many import cuts_faces_out, window_of_face
+
+_FACES, _PHOTOGRAPHS = (100, 200), (512, 1024)
+"""Sizes for which programs are made where none are named."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmCommand(FaceSetup):
     """Compiles ahead what fit will need, with the same arguments.
 
-    Programs are kept in the user's cache. Photographs up to the next power of two of
-    their longer side share one.
+    Programs are kept in the user's cache. Faces are cut out of their photographs: those
+    up to half of a power of two share a program. OpenFace's dialect cuts nothing out:
+    photographs up to a power of two share one.
     """
 
-    sizes: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT...")] = (512, 1024)
-    """Longer sides of the photographs to come, pixels."""
+    sizes: Annotated[
+        tuple[int, ...] | None,
+        tyro.conf.arg(metavar="INT...", help_behavior_hint=""),
+    ] = None
+    """Longer sides, in pixels, of the faces to come
+    (default: 100 200); with --dialect openface, of the
+    photographs (default: 512 1024)."""
 
     def run(self) -> int:
         """Compiles.
@@ -36,19 +46,34 @@ class WarmCommand(FaceSetup):
             ArgumentError, ModelFileError: Because of the arguments or the model.
         """
         self.check()
-        if not self.sizes or min(self.sizes) < 1 or max(self.sizes) > MAX_SIDE:
-            text = " ".join(map(str, self.sizes)) or "(none)"
+        if self.sizes is not None and not all(1 <= x <= MAX_SIDE for x in self.sizes):
+            text = " ".join(map(str, self.sizes))
             raise ArgumentError(f"--sizes {text}: must be numbers, 1 to {MAX_SIDE}")
         model = self.load()
         options = self.fit_options(model)
-        for shape in dict.fromkeys(canvas_shape((size, size)) for size in self.sizes):
+        cut = cuts_faces_out(options)
+        canvases = _canvases_of_faces if cut else _canvases_of_photographs
+        for side, what in canvases(self.sizes).items():
             begin = time.perf_counter()
             # A face of an even grey: the programs are those of any other.
-            image = np.full(shape, 128, np.uint8)
-            box = np.array([shape[1] / 4, shape[0] / 4, shape[1] / 2, shape[0] / 2])
-            jax.block_until_ready(fit(model, image, box[None], options=options))
-            print(
-                f"photographs up to {shape[1]} pixels: ready after"
-                f" {time.perf_counter() - begin:.1f} s"
-            )
+            image = np.full((side, side), 128, np.uint8)
+            box = np.full((1, 4), side / 4)
+            box[:, 2:] = side / 4 if cut else side / 2
+            result = fit_photo_faces(model, image, box, options)
+            jax.block_until_ready(result)
+            seconds = time.perf_counter() - begin
+            print(f"{what} pixels: ready after {seconds:.1f} s")
         return 0
+
+
+def _canvases_of_faces(sizes: tuple[int, ...] | None) -> dict[int, str]:
+    """Sides of the canvases, and what they are for."""
+    whole = MAX_SIDE, MAX_SIDE
+    boxes = [np.array([0, 0, size, size], float) for size in sizes or _FACES]
+    sides = [window_of_face(box, whole).shape[0] for box in boxes]
+    return {side: f"faces up to {side // 2 - 1}" for side in sides}
+
+
+def _canvases_of_photographs(sizes: tuple[int, ...] | None) -> dict[int, str]:
+    sides = [canvas_shape((size, size))[0] for size in sizes or _PHOTOGRAPHS]
+    return {side: f"photographs up to {side}" for side in sides}

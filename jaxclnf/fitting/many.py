@@ -144,14 +144,48 @@ def _prepared(
             "(x, y, width, height)"
         )
     index = _indices(image_index, len(images), len(boxes))
-    windows = []
-    for box, k in zip(boxes, index, strict=True):
-        shape = grey[k].shape
-        low, margin = box[:2], _MARGIN * np.max(box[2:])
-        around = window_around(low - margin, low + box[2:] + margin, shape)
-        cuts = options.sampling == "exact"
-        windows.append(around if cuts else whole_image(shape))
+    shapes = [grey[k].shape for k in index]
+    windows = [
+        window_of_face(box, shape) if cuts_faces_out(options) else whole_image(shape)
+        for box, shape in zip(boxes, shapes, strict=True)
+    ]
     return _Work(grey, boxes, index, windows)
+
+
+def cuts_faces_out(options: FitOptions) -> bool:
+    """Whether `fit_many` hands only the neighbourhood of a face to its fit.
+
+    Args:
+        options: How faces are fitted.
+
+    Returns:
+        False for OpenFace's sampling, which is defined in coordinates of whole images.
+
+    Example:
+        >>> cuts_faces_out(FitOptions()), cuts_faces_out(FitOptions.openface())
+        (True, False)
+    """
+    return options.sampling == "exact"
+
+
+def window_of_face(
+    box: Float[np.ndarray, " 4"], image_shape: tuple[int, ...]
+) -> Window:
+    """What `fit_many` cuts out of an image for a face at first.
+
+    Args:
+        box: `(x, y, width, height)`, pixels.
+        image_shape: Height and width of the image.
+
+    Returns:
+        The window.
+
+    Example:
+        >>> window_of_face(np.array([900.0, 800, 100, 100]), (3000, 4000)).shape
+        (256, 256)
+    """
+    low, margin = box[:2], _MARGIN * np.max(box[2:])
+    return window_around(low - margin, low + box[2:] + margin, image_shape)
 
 
 def _indices(image_index: Any, num_images: int, num_faces: int) -> np.ndarray:
