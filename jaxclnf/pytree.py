@@ -5,8 +5,10 @@ import typing
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jax import lax
+from jaxtyping import Array, Bool
 
 _T = TypeVar("_T")
 
@@ -83,3 +85,44 @@ def filled(
         [[7], [7]]
     """
     return jax.device_put(np.full(shape, value, dtype))
+
+
+def held_where(held: Bool[Array, ""], tree: _T) -> _T:
+    """The same numbers, through which no derivative passes where they are held.
+
+    Where the outcome of a step is not taken, its derivative in reverse mode is 0 times
+    those of the step, and these may be NaN: for one face of a batch that has failed,
+    all of the batch's options would have no derivative.
+
+    Args:
+        held: Where.
+        tree: A pytree of arrays and numbers.
+
+    Returns:
+        The pytree.
+
+    Example:
+        >>> def root(x):
+        ...     held = jnp.asarray(True)
+        ...     return jnp.where(held, 0.0, jnp.sqrt(held_where(held, x)))
+        >>> float(jax.grad(root)(0.0))
+        0.0
+    """
+    return jax.tree.map(lambda x: jnp.where(held, lax.stop_gradient(x), x), tree)
+
+
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether there is no NaN and no infinity in a pytree.
+
+    Args:
+        tree: A pytree of arrays.
+
+    Returns:
+        The answer.
+
+    Example:
+        >>> bool(all_finite({"a": jnp.ones(3), "b": jnp.asarray(jnp.nan)}))
+        False
+    """
+    found = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(found))

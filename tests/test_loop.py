@@ -197,6 +197,32 @@ def test_the_trace_is_differentiable_in_reverse(rigid, solver):
     np.testing.assert_allclose(np.sum(slope * direction), forward, rtol=1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", list(STEPS))
+def test_a_face_that_failed_leaves_the_others_their_derivatives(solver):
+    """An option that all faces of a batch share, in reverse."""
+    names = synthetic.example()
+    good, ended = names["params"], dataclasses.replace(names["params"], scale=np.nan)
+
+    def first_mode(reg_factor, starts):
+        options = NURLMSOptions(solver=solver, max_steps=4, reg_factor=reg_factor)
+        last, _, _ = jax.vmap(
+            lambda start: nu_rlms_with_trace(
+                names["pdm"], names["responses"], start, options
+            )
+        )(starts)
+        usable = last.status != Status.NONFINITE
+        return jnp.sum(jnp.where(usable, last.params.params_local[:, 0], 0))
+
+    slope = jax.jit(jax.grad(first_mode))
+    alone, both = (
+        slope(25.0, jax.tree.map(lambda *x: jnp.stack(x), *starts))
+        for starts in ([good], [good, ended])
+    )
+    assert alone != 0
+    np.testing.assert_allclose(both, alone, rtol=1e-9)
+
+
 @pytest.mark.parametrize("solver", list(STEPS))
 def test_derivatives_in_several_directions_are_traced(solver):
     """Forward mode takes the loop through `vmap`, with what is None in a state."""

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from jaxclnf.experts.types import ResponseMaps
+from jaxclnf.pytree import all_finite, held_where
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp
 from jaxclnf.solver.certificate import blocked_directions, scaled_gradient
 from jaxclnf.solver.evidence import evaluate, has_evidence
@@ -240,7 +241,9 @@ def nu_rlms_with_trace(
         >>> bool(valid.sum(dtype=jnp.int32) == last.num_steps + 1)
         True
     """
-    first = nu_rlms_init(pdm, responses, params, options, rigid=rigid)
+    inputs = pdm, responses, params, options
+    known = all_finite((responses.maps, params))
+    first = nu_rlms_init(*held_where(~known, inputs), rigid=rigid)
     return resume_with_trace(pdm, responses, first, options, rigid=rigid)
 
 
@@ -277,8 +280,8 @@ def resume_with_trace(
 
     def body(s: NURLMSState, _: None) -> tuple[NURLMSState, tuple]:
         running = s.status == Status.RUNNING
-        stepped = nu_rlms_step(pdm, responses, s, options, rigid=rigid)
-        after = select(running, stepped, s)
+        inputs = held_where(~running, (pdm, responses, s, options))
+        after = select(running, nu_rlms_step(*inputs, rigid=rigid), s)
         return after, (_recorded(after), running)
 
     last, (states, valid) = lax.scan(body, state, length=options.max_steps)
