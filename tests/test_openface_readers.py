@@ -371,6 +371,18 @@ def test_too_large_file_is_not_read(tmp_path: Path, kind: str):
     assert "at most" in refused(read, file)
 
 
+@pytest.mark.parametrize("kind", ["ccnf", "svr"])
+def test_negative_confidences(tmp_path: Path, kind: str):
+    if kind == "ccnf":  # the last number of the file
+        read, content = read_ccnf, ccnf_file()[:-8] + struct.pack("<d", -0.5)
+    else:
+        known = repr(float(svr_arrays()["confidence"][0, 0, 0]))
+        read, content = read_svr, svr_file().replace(known, "-0.5", 1)
+    message = refused(read, write(tmp_path, content))
+    assert "confidence of landmark" in message
+    assert "found -0.5, expected a finite number of at least 0.0" in message
+
+
 @pytest.mark.parametrize("value", [-(2**31), -1, 77, 10**6, 2**31 - 1])
 def test_wrong_integers_in_ccnf(tmp_path: Path, value: int):
     """No int32 of the first header, components and expert goes unnoticed."""

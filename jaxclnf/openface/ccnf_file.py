@@ -136,7 +136,7 @@ def _read_expert(
         return None
     neurons = [_read_neuron(cursor, where, height) for _ in range(num_neurons)]
     beta = [cursor.real(f"beta of {where}") for _ in range(num_betas)]
-    confidence = cursor.real(f"confidence of {where}")
+    confidence = cursor.real(f"confidence of {where}", 0.0)
     return _Expert(view, landmark, neurons, beta, confidence)
 
 

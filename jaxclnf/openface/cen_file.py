@@ -177,7 +177,7 @@ def _read_networks(cursor: BinaryCursor, views: Views, dtype: np.dtype) -> _Netw
     for at in np.ndindex(network.shape):
         where = f"landmark {at[1]} in view {at[0]}"
         found = _read_network(cursor, where)
-        confidence[at] = cursor.real(f"confidence of {where}")
+        confidence[at] = cursor.real(f"confidence of {where}", 0.0)
         if found:
             network[at] = len(layers)
             # At once, as the networks fill most of a model.

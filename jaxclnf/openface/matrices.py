@@ -310,6 +310,8 @@ def _range_in_words(low: int | float, high: int | float) -> str:
         return f"{low}"
     if np.isinf(low) and np.isinf(high):
         return "a finite number"
+    if np.isinf(high):
+        return f"a finite number of at least {low}"
     return f"a number from {low} to {high}"
 
 

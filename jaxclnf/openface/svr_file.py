@@ -99,7 +99,7 @@ def _read_template(cursor: TextCursor, where: str, side: int) -> _Template:
     modality = cursor.integer(f"modality of {where}", 0, len(_MODALITIES) - 1)
     return _Template(
         modality=_MODALITIES[modality],
-        confidence=cursor.real(f"confidence of {where}"),
+        confidence=cursor.real(f"confidence of {where}", 0.0),
         scaling=cursor.real(f"scaling of {where}"),
         bias=cursor.real(f"bias of {where}"),
         weights=cursor.real_matrix(f"template of {where}", side, side).T,
