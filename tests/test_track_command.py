@@ -151,17 +151,23 @@ def test_a_video_that_was_cut_off_gives_what_is_there(tmp_path, share) -> None:
 # The overlay.
 
 
-def test_an_overlay_is_written_whole_or_not_at_all(tmp_path) -> None:
+def test_only_a_whole_overlay_gets_the_name(tmp_path) -> None:
     path = tmp_path / "o.avi"
     with OverlayWriter(path, 12.5) as writer:
         for _ in range(3):
             writer.write(np.zeros((33, 47, 3), np.uint8))
     video = open_video(path)
     assert (video.fps, len(list(frames_of(video)))) == (12.5, 3)
-    with pytest.raises(RuntimeError), OverlayWriter(tmp_path / "p.avi", 5.0) as writer:
+    with (
+        pytest.raises(RuntimeError) as caught,
+        OverlayWriter(tmp_path / "p.avi", 5.0) as writer,
+    ):
         writer.write(np.zeros((33, 47, 3), np.uint8))
         raise RuntimeError
-    assert os.listdir(tmp_path) == ["o.avi"]
+    kept = tmp_path / "p.partial.avi"
+    assert caught.value.__notes__ == [f"{kept} has the pictures so far"]
+    assert len(list(frames_of(open_video(kept)))) == 1
+    assert sorted(os.listdir(tmp_path)) == ["o.avi", "p.partial.avi"]
     with pytest.raises(MediaError, match="cannot be written"):
         with OverlayWriter(tmp_path / "missing" / "o.avi", 5.0) as writer:
             writer.write(np.zeros((33, 47, 3), np.uint8))
@@ -315,15 +321,21 @@ def test_an_end_too_soon_leaves_the_rows_so_far(
     # While there is no face the detector looks at every twelfth frame.
     folder = make_folder(tmp_path / "v", [np.zeros((120, 90), np.uint8)] * 14)
     args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
-    note = f"{Path(out, 'v.partial.csv')} has the first 12 rows"
+    notes = [
+        f"{Path(out, 'v.partial.csv')} has the first 12 rows",
+        f"{Path(out, 'v.partial.avi')} has the pictures so far",
+    ]
     if isinstance(error, KeyboardInterrupt):
         assert main([*args, "--overlay"]) == 130
-        assert f"jaxclnf: interrupted; {note}\n" in capsys.readouterr().err
+        told = "; ".join(["jaxclnf: interrupted", *notes])
+        assert f"{told}\n" in capsys.readouterr().err
     else:
         with pytest.raises(RuntimeError, match="no memory") as caught:
             main([*args, "--overlay"])
-        assert caught.value.__notes__ == [note]
-    assert os.listdir(out) == ["v.partial.csv"]
+        assert caught.value.__notes__ == notes
+    assert sorted(os.listdir(out)) == ["v.partial.avi", "v.partial.csv"]
+    pictures = list(frames_of(open_video(Path(out, "v.partial.avi"))))
+    assert len(pictures) == 12
     rows = read_table(out, "v.partial.csv")
     assert [r["frame"] for r in rows] == [str(i) for i in range(1, 13)]
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 
 from jaxclnf.app.drawing import PARTS_68
 from jaxclnf.app.errors import MediaError
+from jaxclnf.app.tables import partial_path
 
 OVERLAY_SUFFIX = ".avi"
 """A container that every build of OpenCV can write, with Motion JPEG in it."""
@@ -100,10 +101,11 @@ def draw_tracked(
 
 
 class OverlayWriter:
-    """Writes a video whole or not at all; to be used in a `with` statement.
+    """Writes a video; to be used in a `with` statement.
 
-    Frames go to a temporary file beside it, which takes its name at the end, unless
-    that was reached by an exception.
+    Frames go to a temporary file beside it, which takes its name at the end. Where an
+    exception ends it the frames so far go to `partial_path`, and the exception has a
+    note that says so.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -141,24 +143,35 @@ class OverlayWriter:
             self._writer = writer
         self._writer.write(bgr)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Ends the file, and gives it its name if all went well."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, *_: object
+    ) -> None:
+        """Ends the file, and gives it its name if all went well, or that of a part."""
         try:
             if self._writer is not None:
                 self._writer.release()
-                if kind is None:
-                    if not _is_whole(self._partial):  # OpenCV tells nothing
-                        raise MediaError(
-                            f"{self.path}: cannot be written whole (is the disk full?)"
-                        )
-                    os.replace(self._partial, self.path)
-        except OSError as error:
+                self._keep(error)
+        except OSError as failure:
             raise MediaError(
-                f"{self.path}: cannot be written ({error.strerror})"
-            ) from error
+                f"{self.path}: cannot be written ({failure.strerror})"
+            ) from failure
         finally:
             with contextlib.suppress(OSError):
                 self._partial.unlink(missing_ok=True)
+
+    def _keep(self, error: BaseException | None) -> None:
+        whole = _is_whole(self._partial)
+        if error is None:
+            if not whole:  # OpenCV tells nothing
+                raise MediaError(
+                    f"{self.path}: cannot be written whole (is the disk full?)"
+                )
+            os.replace(self._partial, self.path)
+        elif whole:
+            kept = partial_path(self.path)
+            with contextlib.suppress(OSError):  # `error` matters more
+                os.replace(self._partial, kept)
+                error.add_note(f"{kept} has the pictures so far")
 
 
 def _is_whole(path: Path) -> bool:
