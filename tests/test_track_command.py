@@ -12,8 +12,9 @@ import pytest
 from jaxclnf.app.cli import main
 from jaxclnf.app.errors import MediaError
 from jaxclnf.app.faces_setup import FaceSetup
-from jaxclnf.app.media import decoder_messages, write_png
+from jaxclnf.app.media import write_png
 from jaxclnf.app.overlay import DrawnFace, OverlayWriter, draw_tracked
+from jaxclnf.app.streams import decoder_messages
 from jaxclnf.app.track import TrackCommand
 from jaxclnf.app.video import frames_of, open_video
 from jaxclnf.fitting.track_options import TrackOptions

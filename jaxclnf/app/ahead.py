@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -31,13 +31,13 @@ def made_ahead(
         >>> list(made_ahead(2 * n for n in range(3)))
         [0, 2, 4]
     """
-    end = object()
+    end: Any = object()
     with ThreadPoolExecutor(1) as thread:
         waiting = deque(thread.submit(next, items, end) for _ in range(room))
         try:
             while (item := waiting.popleft().result()) is not end:
                 waiting.append(thread.submit(next, items, end))
-                yield item  # type: ignore[misc]
+                yield item
         finally:
             for later in waiting:
                 later.cancel()

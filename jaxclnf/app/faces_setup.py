@@ -6,7 +6,6 @@ arguments for it and make the same things of them; `face_rows` makes the rows.
 
 import dataclasses
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +17,7 @@ from jaxtyping import Float64, UInt8
 from jaxclnf.app.errors import ArgumentError
 from jaxclnf.app.face_rows import Dialect, has_eyes, is_of_openface
 from jaxclnf.app.media import MAX_SIDE
+from jaxclnf.app.streams import say
 from jaxclnf.detect.haar import detect_faces
 from jaxclnf.detect.mtcnn import detect_faces_mtcnn
 from jaxclnf.detect.mtcnn_network import PNET_SIDE
@@ -257,11 +257,10 @@ class FaceSetup:
             >>> FaceSetup().say_what_is_used(model)  # None of its options, no line.
         """
         if self.openface_options and not is_of_openface(model):
-            print(
+            say(
                 "jaxclnf: options of OpenFace with a model that is not OpenFace's:"
                 f" dialect {self.dialect}, model {model.info.name} ({self.model}),"
-                f" {self._source_of_boxes()}; --model names another model",
-                file=sys.stderr,
+                f" {self._source_of_boxes()}; --model names another model"
             )
 
     def _source_of_boxes(self) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +20,7 @@ from jaxclnf.app.faces_setup import FaceDetector, FaceSetup
 from jaxclnf.app.given_boxes import boxes_of_images
 from jaxclnf.app.media import FOLDER_SUFFIXES, make_folder, read_image, write_png
 from jaxclnf.app.photo_faces import fit_photo_faces
+from jaxclnf.app.streams import say
 from jaxclnf.app.tables import (
     Face,
     faces_of,
@@ -107,7 +107,7 @@ class FitCommand(FaceSetup):
             record.write(out)
         except MediaError as error:
             all_done = False
-            print(f"jaxclnf: {error}", file=sys.stderr)
+            say(f"jaxclnf: {error}")
         except BaseException as error:
             record.keep(out, error)
             raise
@@ -130,7 +130,7 @@ class FitCommand(FaceSetup):
             except MediaError as error:
                 all_done = False
                 record.rows.append((image, 0, 0, str(error), "", ""))
-                print(f"jaxclnf: {error}", file=sys.stderr)
+                say(f"jaxclnf: {error}")
                 continue
             faces = photo.faces
             if not given:
@@ -139,7 +139,7 @@ class FitCommand(FaceSetup):
             problem = _problem(faces, given)
             if given and not faces:
                 all_done = False
-                print(f"jaxclnf: {image}: {problem} in {self.boxes}", file=sys.stderr)
+                say(f"jaxclnf: {image}: {problem} in {self.boxes}")
             files = [f"{name}.csv", f"{name}.png" if self.picture else ""]
             record.rows.append((image, len(faces), converged, problem, *files))
             # OpenFace's five steps are seldom enough to converge.
@@ -193,12 +193,9 @@ class _Photo(NamedTuple):
     bgr: np.ndarray
     grey: np.ndarray
     boxes: np.ndarray
+    faces: Sequence[Face] = ()
     result: FitResult | None = None
     """Of its faces, if there are any."""
-
-    @property
-    def faces(self) -> list[Face]:
-        return [] if self.result is None else faces_of(self.boxes, self.result)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +220,9 @@ class _Work:
                 result = fit_photo_faces(
                     self.model, photo.grey, photo.boxes.astype(dtype), self.options
                 )
-                yield photo._replace(result=jax.tree.map(np.asarray, result))
+                result = jax.tree.map(np.asarray, result)
+                faces = faces_of(photo.boxes, result)
+                yield photo._replace(faces=faces, result=result)
 
     def _looked_at(
         self, images: Sequence[Path], boxes: Sequence[np.ndarray] | None

@@ -1,7 +1,6 @@
 """Which boxes of a table belong to which photograph."""
 
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from jaxclnf.app.errors import ArgumentError
+from jaxclnf.app.streams import say
 from jaxclnf.app.tables import ANY_IMAGE, read_boxes
 
 
@@ -66,10 +66,9 @@ def boxes_of_images(
         names[image] = [image.name]
     used = {name for some in names.values() for name in some}
     if unused := [name for name in given if name not in used]:
-        print(
+        say(
             f"jaxclnf: {table}: boxes of {len(unused)} other images are left out, the"
-            f" first is '{unused[0]}'",
-            file=sys.stderr,
+            f" first is '{unused[0]}'"
         )
     nothing = np.empty((0, 4))
     return [

@@ -2,11 +2,7 @@
 
 import contextlib
 import os
-import re
-import sys
-import tempfile
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -14,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxclnf.app.errors import MediaError
+from jaxclnf.app.streams import decoder_messages
 
 MAX_FILE_BYTES = 1 << 30
 """Largest image file that is read; far above any photograph."""
@@ -27,8 +24,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 """Those that OpenFace's users expect a folder of inputs to mean."""
-
-_LOG_PREFIX = re.compile(r"^\[[^\]]*\] global \S+ \S+ ")
 
 
 def read_image(
@@ -197,40 +192,3 @@ def _why_not_decoded(path: Path, messages: list[str]) -> str:
         return "not an image of a known format"
     reason = f" ({messages[-1]})" if messages else ""
     return f"damaged, truncated or unsupported image{reason}"
-
-
-@contextlib.contextmanager
-def decoder_messages() -> Iterator[list[str]]:
-    """Collects the lines that C libraries write to the error stream meanwhile.
-
-    Yields:
-        A list that is filled when the block ends.
-
-    Example:
-        >>> with decoder_messages() as messages:
-        ...     _ = os.write(2, b"not a picture")
-        >>> messages
-        ['not a picture']
-    """
-    messages: list[str] = []
-    if sys.stderr is not None:
-        sys.stderr.flush()
-    try:
-        saved = os.dup(2)
-    except OSError:  # there is no error stream
-        saved = None
-    if saved is None:
-        yield messages
-        return
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, saved)
-        sink = stack.enter_context(tempfile.TemporaryFile())
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield messages
-        finally:
-            os.dup2(saved, 2)
-            sink.seek(0)
-            text = sink.read().decode(errors="replace")
-            lines = (_LOG_PREFIX.sub("", line).strip() for line in text.splitlines())
-            messages.extend(line for line in lines if line)

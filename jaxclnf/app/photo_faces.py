@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxclnf.app.streams import say
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.many import cuts_faces_out, fit_many
 from jaxclnf.fitting.model import CLNFModel
@@ -66,4 +67,4 @@ def _note_after(seconds: float) -> Iterator[None]:
 
 
 def _say_compiling() -> None:
-    print("jaxclnf: compiling; the next run finds it in the cache", file=sys.stderr)
+    say("jaxclnf: compiling; the next run finds it in the cache")

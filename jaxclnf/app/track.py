@@ -1,7 +1,6 @@
 """`jaxclnf track`: a face, or all faces, followed through videos."""
 
 import dataclasses
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -18,6 +17,7 @@ from jaxclnf.app.fit import output_names
 from jaxclnf.app.many_faces import ManyFaces, ManyOptions, frame_work, track_faces
 from jaxclnf.app.media import make_folder
 from jaxclnf.app.overlay import OVERLAY_SUFFIX, DrawnFace, OverlayWriter, draw_tracked
+from jaxclnf.app.streams import say
 from jaxclnf.app.tables import write_openface_rows
 from jaxclnf.app.video import Frame, Video, frames_of, open_video
 from jaxclnf.fitting.model import CLNFModel
@@ -140,7 +140,7 @@ class TrackCommand(FaceSetup):
                 work.track_video(video, out / name)
             except MediaError as error:
                 all_done = False
-                print(f"jaxclnf: {error}", file=sys.stderr)
+                say(f"jaxclnf: {error}")
         return 0 if all_done else 1
 
     def _check_own(self) -> None:
@@ -296,4 +296,4 @@ def _frames(video: Video) -> Generator[Frame, None, None]:
 def _show_progress(video: Video, number: int) -> None:
     if number == 1 or number % _PROGRESS_EVERY == 0:
         total = f" of {video.num_frames}" if video.num_frames else ""
-        print(f"{video.path}: frame {number}{total}", file=sys.stderr)
+        say(f"{video.path}: frame {number}{total}")

@@ -14,9 +14,9 @@ from jaxclnf.app.errors import MediaError
 from jaxclnf.app.media import (
     FOLDER_SUFFIXES,
     MAX_SIDE,
-    decoder_messages,
     read_image,
 )
+from jaxclnf.app.streams import decoder_messages
 
 _DEFAULT_FPS = 30.0
 """For folders, and for videos that do not say."""
