@@ -1,5 +1,7 @@
 """Items made ahead in a thread: order, room, exceptions and the end."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Generator
@@ -101,3 +103,25 @@ def test_one_inside_the_other():
     assert [next(items) for _ in range(3)] == [0, 2, 4]
     items.close()
     assert inner_ended.is_set()
+
+
+def test_an_interrupt_ends_the_threads():
+    """SIGINT while the main thread waits for an item that is being made."""
+    asked = threading.Event()
+
+    def slow() -> Generator[int, None, None]:
+        yield 1
+        assert asked.wait(10)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        yield 2
+
+    before = threading.active_count()
+    items = made_ahead(slow(), room=1)
+    assert next(items) == 1
+    with pytest.raises(KeyboardInterrupt), closing(items):
+        asked.set()
+        next(items)
+        time.sleep(10)
+    assert threading.active_count() == before

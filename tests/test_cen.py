@@ -375,6 +375,14 @@ def test_inconsistent_files(tmp_path: Path, changes: dict, message: str):
     assert message in refused(read_cen, write(tmp_path, cen_file(**changes)))
 
 
+def test_a_negative_confidence(tmp_path: Path):
+    expert = Network((0, 1))
+    expert.confidence = -0.5
+    message = refused(read_cen, write(tmp_path, cen_file(v0n1=expert)))
+    assert "confidence of landmark 1 in view 0: found -0.5" in message
+    assert "expected a finite number of at least 0.0" in message
+
+
 def test_wrong_numbers_are_named(tmp_path: Path):
     data = cen_file()
     first = data.index(struct.pack("<4i", 6, SIDE, SIDE, 3))

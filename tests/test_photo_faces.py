@@ -1,26 +1,14 @@
-"""Faces of one photograph: few programs, the same numbers, a word if it takes long."""
-
-import io
-import sys
-import time
+"""Faces of one photograph: few programs, and the numbers of a fit."""
 
 import numpy as np
 import pytest
 
-from jaxclnf.app import photo_faces
 from jaxclnf.app.photo_faces import fit_photo_faces
 from jaxclnf.fitting import fit, many
-from jaxclnf.fitting.face import unfitted_face
 from jaxclnf.fitting.options import FitOptions
-from jaxclnf.fitting.result import FitResult
 from tests import synthetic
 
 QUICK = FitOptions(window_sizes=(7,))
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.mark.slow
@@ -38,24 +26,3 @@ def test_faces_of_photographs_of_all_sizes_share_a_program():
     away = np.asarray(found.landmarks)[0] - [900, 100] - np.asarray(alone.landmarks)
     assert np.abs(away).max() < 1e-3
     assert not found.success[1]
-
-
-@pytest.mark.parametrize("takes", [0.0, 0.3])
-@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
-def test_a_word_at_a_terminal_where_it_takes_long(
-    takes: float, stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
-):
-    names = synthetic.example(np.float32)
-    box = np.asarray(names["box"])
-
-    def slow(*_, **__) -> FitResult:
-        time.sleep(takes)
-        return unfitted_face(names["model"])
-
-    shown = stream()
-    monkeypatch.setattr(sys, "stderr", shown)
-    monkeypatch.setattr(photo_faces, "fit_many", slow)
-    monkeypatch.setattr(photo_faces, "_PATIENCE", 0.1)
-    fit_photo_faces(names["model"], names["image"], box[None], QUICK)
-    expected = "jaxclnf: compiling; the next run finds it in the cache\n"
-    assert shown.getvalue() == (expected if takes and stream is Terminal else "")

@@ -169,6 +169,15 @@ def test_only_a_whole_overlay_gets_the_name(tmp_path) -> None:
     assert caught.value.__notes__ == [f"{kept} has the pictures so far"]
     assert len(list(frames_of(open_video(kept)))) == 1
     assert sorted(os.listdir(tmp_path)) == ["o.avi", "p.partial.avi"]
+    # Whatever happens to the pictures, the interruption is not lost.
+    with (
+        pytest.raises(KeyboardInterrupt),
+        OverlayWriter(tmp_path / "q.avi", 5.0) as writer,
+    ):
+        writer.write(np.zeros((33, 47, 3), np.uint8))
+        (part,) = tmp_path.glob("*.part.avi")
+        part.unlink()
+        raise KeyboardInterrupt
     with pytest.raises(MediaError, match="cannot be written"):
         with OverlayWriter(tmp_path / "missing" / "o.avi", 5.0) as writer:
             writer.write(np.zeros((33, 47, 3), np.uint8))

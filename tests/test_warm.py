@@ -83,7 +83,17 @@ def test_half_a_program_is_made_again_without_a_word(tmp_path: Path):
     assert len(program.read_bytes()) > 0.9 * len(whole)
 
 
-@pytest.mark.parametrize("size", ["0", "-512", "10000000"])
+@pytest.mark.parametrize("size", ["0", "-512", "20000"])
 def test_wrong_sizes(size: str, capsys: pytest.CaptureFixture):
     assert main(["warm", "--sizes", size]) == 2
-    assert f"--sizes {size}: must be numbers, 1 to 32768" in capsys.readouterr().err
+    assert f"--sizes {size}: must be numbers, 1 to 16383" in capsys.readouterr().err
+
+
+def test_wrong_sizes_of_photographs(capsys: pytest.CaptureFixture):
+    assert main(["warm", "--dialect", "openface", "--sizes", "40000"]) == 2
+    assert "--sizes 40000: must be numbers, 1 to 32768" in capsys.readouterr().err
+
+
+def test_no_sizes(capsys: pytest.CaptureFixture):
+    assert main(["warm", "--sizes"]) == 2
+    assert "--sizes (none): must be numbers" in capsys.readouterr().err

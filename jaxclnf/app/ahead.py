@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
-ROOM = 4
-"""How many items are made ahead; each frame of a video takes memory."""
+ROOM = 2
+"""How many items are made ahead. Frames take memory: of a video that is read, followed
+and written at a time there are `2 ROOM + 1` at most."""
 
 
 def made_ahead(

@@ -13,6 +13,7 @@ import tyro
 from jaxclnf.app.errors import AppError
 from jaxclnf.app.openface_options import translate
 from jaxclnf.app.programs import keep_programs
+from jaxclnf.app.streams import say, say_error
 from jaxclnf.errors import ModelFileError
 
 COMMANDS = {
@@ -89,14 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     ) as end:  # from the parser: help was shown, or an argument is wrong
         return end.code if isinstance(end.code, int) else 2
     except (AppError, ModelFileError) as error:
-        print(f"jaxclnf: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough
         sys.stdout = None
         return 1
     except KeyboardInterrupt as error:
         kept = getattr(error, "__notes__", ())
-        print("; ".join(["jaxclnf: interrupted", *kept]), file=sys.stderr)
+        say("; ".join(["jaxclnf: interrupted", *kept]))
         return 130
 
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -20,7 +20,7 @@ from jaxclnf.app.faces_setup import FaceDetector, FaceSetup
 from jaxclnf.app.given_boxes import boxes_of_images
 from jaxclnf.app.media import FOLDER_SUFFIXES, make_folder, read_image, write_png
 from jaxclnf.app.photo_faces import fit_photo_faces
-from jaxclnf.app.streams import say
+from jaxclnf.app.streams import said_if_slow, say_error
 from jaxclnf.app.tables import (
     Face,
     faces_of,
@@ -33,7 +33,12 @@ from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
 
+_COMPILES = (
+    "jaxclnf: the first fit of a kind compiles programs; later runs find them in the"
+    " cache"
+)
 _SUMMARY, _BOXES = "summary", "boxes"
+_SUFFIXES = "csv", "png", "partial.csv"
 _SUMMARY_COLUMNS = ("image", "faces", "converged", "problem", "table", "overlay")
 
 
@@ -107,7 +112,7 @@ class FitCommand(FaceSetup):
             record.write(out)
         except MediaError as error:
             all_done = False
-            say(f"jaxclnf: {error}")
+            say_error(error)
         except BaseException as error:
             record.keep(out, error)
             raise
@@ -130,7 +135,7 @@ class FitCommand(FaceSetup):
             except MediaError as error:
                 all_done = False
                 record.rows.append((image, 0, 0, str(error), "", ""))
-                say(f"jaxclnf: {error}")
+                say_error(error)
                 continue
             faces = photo.faces
             if not given:
@@ -139,7 +144,7 @@ class FitCommand(FaceSetup):
             problem = _problem(faces, given)
             if given and not faces:
                 all_done = False
-                say(f"jaxclnf: {image}: {problem} in {self.boxes}")
+                say_error(f"{image}: {problem} in {self.boxes}")
             files = [f"{name}.csv", f"{name}.png" if self.picture else ""]
             record.rows.append((image, len(faces), converged, problem, *files))
             # OpenFace's five steps are seldom enough to converge.
@@ -212,17 +217,21 @@ class _Work:
     ) -> Generator[_Photo | MediaError, None, None]:
         """Each photograph with its fits, or why there are none."""
         dtype = self.model.pdm.mean_shape.dtype
+        patience = said_if_slow(_COMPILES)
         with closing(made_ahead(self._looked_at(images, boxes), room=1)) as photos:
             for photo in photos:
                 if isinstance(photo, MediaError) or not len(photo.boxes):
                     yield photo
                     continue
-                result = fit_photo_faces(
-                    self.model, photo.grey, photo.boxes.astype(dtype), self.options
-                )
-                result = jax.tree.map(np.asarray, result)
+                starts = photo.boxes.astype(dtype)
+                with patience:
+                    found = fit_photo_faces(
+                        self.model, photo.grey, starts, self.options
+                    )
+                    result = jax.tree.map(np.asarray, found)
                 faces = faces_of(photo.boxes, result)
                 yield photo._replace(faces=faces, result=result)
+                patience = nullcontext()
 
     def _looked_at(
         self, images: Sequence[Path], boxes: Sequence[np.ndarray] | None
@@ -286,7 +295,7 @@ def output_names(
     for image in images:
         name, count = image.stem, 1
         while name.casefold() in taken or any(
-            _key(out / f"{name}.{suffix}") in protected for suffix in ("csv", "png")
+            _key(out / f"{name}.{suffix}") in protected for suffix in _SUFFIXES
         ):
             count += 1
             name = f"{image.stem}_{count}"

@@ -33,7 +33,7 @@ def read_image(
 
     It is turned upright as its EXIF tag says; 16-bit files keep their upper 8 bits and
     transparency is dropped. While a file is decoded, what C libraries write to the
-    error stream is caught for the message, so decode in one thread only.
+    error stream is caught for the message, so one thread decodes at a time.
 
     Args:
         path: The file; any characters are fine.

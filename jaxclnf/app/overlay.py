@@ -160,16 +160,16 @@ class OverlayWriter:
                 self._partial.unlink(missing_ok=True)
 
     def _keep(self, error: BaseException | None) -> None:
-        whole = _is_whole(self._partial)
         if error is None:
-            if not whole:  # OpenCV tells nothing
+            if not _is_whole(self._partial):  # OpenCV tells nothing
                 raise MediaError(
                     f"{self.path}: cannot be written whole (is the disk full?)"
                 )
             os.replace(self._partial, self.path)
-        elif whole:
-            kept = partial_path(self.path)
-            with contextlib.suppress(OSError):  # `error` matters more
+            return
+        kept = partial_path(self.path)
+        with contextlib.suppress(OSError):  # `error` matters more
+            if _is_whole(self._partial):
                 os.replace(self._partial, kept)
                 error.add_note(f"{kept} has the pictures so far")
 

@@ -1,22 +1,13 @@
 """Faces of one photograph, fitted with as few programs as there can be."""
 
-import contextlib
-import sys
-import threading
-from collections.abc import Iterator
-
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxclnf.app.streams import say
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.many import cuts_faces_out, fit_many
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
-
-_PATIENCE = 3.0
-"""Seconds after which somebody at a terminal wants to know what takes so long."""
 
 
 def fit_photo_faces(
@@ -45,26 +36,6 @@ def fit_photo_faces(
         >>> fit_photo_faces(model, grey, np.stack([box, box]), options).status.shape
         (2,)
     """
-    with _note_after(_PATIENCE):
-        if cuts_faces_out(options):
-            return fit_many(model, image, boxes, options=options, chunk=1)
-        return fit(model, image, boxes, options=options)
-
-
-@contextlib.contextmanager
-def _note_after(seconds: float) -> Iterator[None]:
-    """Says at a terminal what is done, if it takes that long."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield
-        return
-    note = threading.Timer(seconds, _say_compiling)
-    note.daemon = True
-    note.start()
-    try:
-        yield
-    finally:
-        note.cancel()
-
-
-def _say_compiling() -> None:
-    say("jaxclnf: compiling; the next run finds it in the cache")
+    if cuts_faces_out(options):
+        return fit_many(model, image, boxes, options=options, chunk=1)
+    return fit(model, image, boxes, options=options)

@@ -27,6 +27,46 @@ def say(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+def say_error(error: BaseException | str) -> None:
+    """Says what went wrong.
+
+    Args:
+        error: What happened; its notes are said too.
+
+    Example:
+        >>> say_error("a.jpg: no such file")
+    """
+    notes = getattr(error, "__notes__", ())
+    say("; ".join([f"jaxclnf: {error}", *notes]))
+
+
+@contextlib.contextmanager
+def said_if_slow(text: str, seconds: float = 3.0) -> Iterator[None]:
+    """Says something at a terminal if what is done meanwhile takes long.
+
+    Args:
+        text: The line.
+        seconds: After how long.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with said_if_slow("still at work"):
+        ...     pass
+    """
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(seconds, say, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 @contextlib.contextmanager
 def decoder_messages() -> Iterator[list[str]]:
     """Collects the lines that C libraries write to the error stream meanwhile.

@@ -17,7 +17,7 @@ from jaxclnf.app.fit import output_names
 from jaxclnf.app.many_faces import ManyFaces, ManyOptions, frame_work, track_faces
 from jaxclnf.app.media import make_folder
 from jaxclnf.app.overlay import OVERLAY_SUFFIX, DrawnFace, OverlayWriter, draw_tracked
-from jaxclnf.app.streams import say
+from jaxclnf.app.streams import say, say_error
 from jaxclnf.app.tables import write_openface_rows
 from jaxclnf.app.video import Frame, Video, frames_of, open_video
 from jaxclnf.fitting.model import CLNFModel
@@ -41,12 +41,12 @@ class TrackCommand(FaceSetup):
 
     For each video the output folder gets NAME.csv, a table in the columns of OpenFace's
     FeatureExtraction with one row per frame, or with --multi one per frame and face. A
-    frame without a face, or whose fit is not to be trusted, has success 0. Where a
-    name is taken it gets a number: NAME_2. A video that cannot be used is reported; of
-    one that is damaged the rows so far are kept; in both cases the others go on and the
-    exit code is 1. If it is interrupted the rows so far go to NAME.partial.csv, and the
-    exit code is 130. OpenFace's own options (-f, -out_dir, -mloc, ...) are understood
-    too.
+    frame without a face, or whose fit is not to be trusted, has success 0. Where a name
+    is taken it gets a number: NAME_2. A video that cannot be used is reported; of one
+    that is damaged the rows so far are kept; in both cases the others go on and the
+    exit code is 1. If it is interrupted the rows so far go to NAME.partial.csv, the
+    pictures of --overlay to NAME.partial.avi, and the exit code is 130. OpenFace's own
+    options (-f, -out_dir, -mloc, ...) are understood too.
     """
 
     videos: Annotated[
@@ -140,7 +140,7 @@ class TrackCommand(FaceSetup):
                 work.track_video(video, out / name)
             except MediaError as error:
                 all_done = False
-                say(f"jaxclnf: {error}")
+                say_error(error)
         return 0 if all_done else 1
 
     def _check_own(self) -> None:
@@ -202,6 +202,7 @@ class _Work:
                 try:
                     for frame, seen in all_seen:
                         count = frame.number
+                        _show_progress(video, count)
                         found = list(self._rows(frame, seen))
                         good += any(row.success for row in found)
                         if overlay is not None:
@@ -223,7 +224,7 @@ class _Work:
 
     def _seen(self, video: Video) -> Generator[tuple[Frame, _Seen], None, None]:
         """Each frame with the faces in it."""
-        with closing(made_ahead(_frames(video))) as frames:
+        with closing(made_ahead(frames_of(video))) as frames:
             if self.setup.multi:
                 yield from self._all_faces(frames)
             else:
@@ -283,14 +284,6 @@ def _drawn(frame: Frame, rows: Sequence[OpenFaceRow]) -> np.ndarray:
         if row.landmarks is not None
     ]
     return draw_tracked(frame.bgr, faces)
-
-
-def _frames(video: Video) -> Generator[Frame, None, None]:
-    """The frames, and how many were read."""
-    for frame in frames_of(video):
-        # Here, as what other threads print meanwhile would be taken for the decoder's.
-        _show_progress(video, frame.number)
-        yield frame
 
 
 def _show_progress(video: Video, number: int) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 import jax
@@ -24,8 +25,8 @@ class WarmCommand(FaceSetup):
     """Compiles ahead what fit will need, with the same arguments.
 
     Programs are kept in the user's cache. Faces are cut out of their photographs: those
-    up to half of a power of two share a program. OpenFace's dialect cuts nothing out:
-    photographs up to a power of two share one.
+    up to 127, 255, 511, ... pixels share a program. OpenFace's dialect cuts nothing
+    out: photographs up to 256, 512, 1024, ... pixels share one.
     """
 
     sizes: Annotated[
@@ -46,14 +47,18 @@ class WarmCommand(FaceSetup):
             ArgumentError, ModelFileError: Because of the arguments or the model.
         """
         self.check()
-        if self.sizes is not None and not all(1 <= x <= MAX_SIDE for x in self.sizes):
-            text = " ".join(map(str, self.sizes))
-            raise ArgumentError(f"--sizes {text}: must be numbers, 1 to {MAX_SIDE}")
+        cut = cuts_faces_out(self.fit_options())
+        sizes = _FACES if cut else _PHOTOGRAPHS
+        if self.sizes is not None:
+            sizes = self.sizes
+        largest = MAX_SIDE // 2 - 1 if cut else MAX_SIDE
+        if not sizes or min(sizes) < 1 or max(sizes) > largest:
+            text = " ".join(map(str, sizes)) or "(none)"
+            raise ArgumentError(f"--sizes {text}: must be numbers, 1 to {largest}")
         model = self.load()
         options = self.fit_options(model)
-        cut = cuts_faces_out(options)
         canvases = _canvases_of_faces if cut else _canvases_of_photographs
-        for side, what in canvases(self.sizes).items():
+        for side, what in canvases(sizes).items():
             begin = time.perf_counter()
             # A face of an even grey: the programs are those of any other.
             image = np.full((side, side), 128, np.uint8)
@@ -66,14 +71,14 @@ class WarmCommand(FaceSetup):
         return 0
 
 
-def _canvases_of_faces(sizes: tuple[int, ...] | None) -> dict[int, str]:
+def _canvases_of_faces(sizes: Sequence[int]) -> dict[int, str]:
     """Sides of the canvases, and what they are for."""
     whole = MAX_SIDE, MAX_SIDE
-    boxes = [np.array([0, 0, size, size], float) for size in sizes or _FACES]
+    boxes = [np.array([0, 0, size, size], float) for size in sizes]
     sides = [window_of_face(box, whole).shape[0] for box in boxes]
     return {side: f"faces up to {side // 2 - 1}" for side in sides}
 
 
-def _canvases_of_photographs(sizes: tuple[int, ...] | None) -> dict[int, str]:
-    sides = [canvas_shape((size, size))[0] for size in sizes or _PHOTOGRAPHS]
+def _canvases_of_photographs(sizes: Sequence[int]) -> dict[int, str]:
+    sides = [canvas_shape((size, size))[0] for size in sizes]
     return {side: f"photographs up to {side}" for side in sides}

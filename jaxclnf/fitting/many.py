@@ -184,8 +184,9 @@ def window_of_face(
         >>> window_of_face(np.array([900.0, 800, 100, 100]), (3000, 4000)).shape
         (256, 256)
     """
-    low, margin = box[:2], _MARGIN * np.max(box[2:])
-    return window_around(low - margin, low + box[2:] + margin, image_shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are none
+        low, margin = box[:2], _MARGIN * np.max(box[2:])
+        return window_around(low - margin, low + box[2:] + margin, image_shape)
 
 
 def _indices(image_index: Any, num_images: int, num_faces: int) -> np.ndarray:
