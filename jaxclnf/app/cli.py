@@ -10,10 +10,10 @@ from typing import Any
 
 import tyro
 
-from jaxclnf.app.errors import AppError
+from jaxclnf.app.errors import AppError, with_notes
 from jaxclnf.app.openface_options import translate
 from jaxclnf.app.programs import keep_programs
-from jaxclnf.app.streams import say, say_error
+from jaxclnf.app.streams import say_error
 from jaxclnf.errors import ModelFileError
 
 COMMANDS = {
@@ -96,8 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = None
         return 1
     except KeyboardInterrupt as error:
-        kept = getattr(error, "__notes__", ())
-        say("; ".join(["jaxclnf: interrupted", *kept]))
+        say_error(with_notes("interrupted", error))
         return 130
 
 

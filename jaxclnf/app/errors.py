@@ -19,3 +19,22 @@ class TableError(AppError):
 
 class DataError(AppError):
     """Training data of which some cannot be used; the message lists them by line."""
+
+
+def with_notes(text: str, error: BaseException) -> str:
+    """One line with the notes of an error, which say what is left.
+
+    Args:
+        text: What happened.
+        error: The error.
+
+    Returns:
+        The text and the notes.
+
+    Example:
+        >>> error = KeyboardInterrupt()
+        >>> error.add_note("a.partial.csv has the first 3 rows")
+        >>> with_notes("interrupted", error)
+        'interrupted; a.partial.csv has the first 3 rows'
+    """
+    return "; ".join([text, *getattr(error, "__notes__", ())])

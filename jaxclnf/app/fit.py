@@ -1,10 +1,9 @@
 """`jaxclnf fit`: faces in photographs, a table and a picture for each."""
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -39,6 +38,7 @@ _COMPILES = (
 )
 _SUMMARY, _BOXES = "summary", "boxes"
 _SUFFIXES = "csv", "png", "partial.csv"
+"""Of the files that may be written for a name."""
 _SUMMARY_COLUMNS = ("image", "faces", "converged", "problem", "table", "overlay")
 
 
@@ -184,7 +184,7 @@ class _Record:
     def keep(self, out: Path, error: BaseException) -> None:
         """Writes what there is under another name, when an exception ends it all."""
         partial = partial_path(out / f"{_SUMMARY}.csv")
-        with contextlib.suppress(MediaError):
+        with suppress(MediaError):
             if self.rows:
                 write_rows(partial, _SUMMARY_COLUMNS, self.rows)
                 error.add_note(f"{partial} has the photographs so far")

@@ -10,7 +10,7 @@ import tyro
 
 from jaxclnf.app.errors import ArgumentError
 from jaxclnf.app.openface_licence import accepted_on, ensure_accepted
-from jaxclnf.app.streams import say
+from jaxclnf.app.streams import say_error
 from jaxclnf.errors import ModelFileError
 from jaxclnf.openface.licence import find_licence
 from jaxclnf.openface.release import (
@@ -222,7 +222,7 @@ def _convert(
             continue
         failed.append(survey.name)
         for problem in survey.wrong or [f"{folder}: {survey.in_words}"]:
-            say(f"jaxclnf: {survey.name}: {problem}")
+            say_error(f"{survey.name}: {problem}")
     ready = [survey for survey in surveys if survey.is_complete]
     if not ready:
         raise ArgumentError(f"{folder}: found no complete model to convert")
@@ -241,7 +241,7 @@ def _convert(
             file = convert_model(survey.name, folder, survey.files, licence.text)
         except ModelFileError as error:
             failed.append(survey.name)
-            say(f"jaxclnf: {survey.name}: {error}")
+            say_error(f"{survey.name}: {error}")
         else:
             num_done += 1
             print(f"{survey.name}: converted -> {file}")

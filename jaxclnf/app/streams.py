@@ -8,6 +8,8 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
+from jaxclnf.app.errors import with_notes
+
 _LOG_PREFIX = re.compile(r"^\[[^\]]*\] global \S+ \S+ ")
 
 _ERROR_STREAM = threading.RLock()
@@ -27,17 +29,17 @@ def say(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def say_error(error: BaseException | str) -> None:
+def say_error(error: Exception | str) -> None:
     """Says what went wrong.
 
     Args:
-        error: What happened; its notes are said too.
+        error: What happened; the notes of an exception are said too.
 
     Example:
         >>> say_error("a.jpg: no such file")
     """
-    notes = getattr(error, "__notes__", ())
-    say("; ".join([f"jaxclnf: {error}", *notes]))
+    text = error if isinstance(error, str) else with_notes(str(error), error)
+    say(f"jaxclnf: {text}")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float64
 
-from jaxclnf.app.errors import MediaError, TableError
+from jaxclnf.app.errors import MediaError, TableError, with_notes
 from jaxclnf.app.media import write_bytes
 from jaxclnf.fitting.result import FitResult
 from jaxclnf.openface.csv_table import (
@@ -143,8 +143,7 @@ def write_openface_rows(
         write_openface_csv(path, columns, rows, partial=partial_path(path))
     except OSError as error:
         message = f"{path}: cannot be written ({error.strerror})"
-        notes = getattr(error, "__notes__", ())
-        raise MediaError("; ".join([message, *notes])) from error
+        raise MediaError(with_notes(message, error)) from error
 
 
 def write_rows(

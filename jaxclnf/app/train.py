@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import tyro
 
 from jaxclnf.app.errors import ArgumentError, MediaError
 from jaxclnf.app.media import make_folder, write_bytes
+from jaxclnf.app.streams import say_error
 from jaxclnf.app.train_config import TrainConfig, read_train_config
 from jaxclnf.app.train_data import ARCHIVE_ERRORS, DataReport, read_training_faces
 from jaxclnf.app.train_store import FolderStore, fingerprint
@@ -61,7 +61,7 @@ class TrainCommand:
             num_landmarks=config.labels.num_landmarks,
         )
         for problem in report.problems:
-            print(f"jaxclnf: left out: {problem}", file=sys.stderr)
+            say_error(f"left out: {problem}")
         say(report.summary)
         make_folder(config.out)  # now, not after hours
         file = config.out / f"{config.name}.npz"

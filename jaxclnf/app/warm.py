@@ -80,5 +80,6 @@ def _canvases_of_faces(sizes: Sequence[int]) -> dict[int, str]:
 
 
 def _canvases_of_photographs(sizes: Sequence[int]) -> dict[int, str]:
+    """The same for whole photographs."""
     sides = [canvas_shape((size, size))[0] for size in sizes]
     return {side: f"photographs up to {side}" for side in sides}

@@ -19,6 +19,7 @@ CASCADE_NAME = "haarcascade_frontalface_alt.xml"
 
 _SCALE_STEP, _MIN_NEIGHBOURS = 1.2, 2
 _MOST_PIXELS_KEPT = 1 << 22
+"""Of a picture after which the cascade stays loaded."""
 
 OPENFACE_CALIBRATION = BoxCalibration(shift=(0.0578, 0.2166), size=(0.8924, 0.8676))
 """OpenFace's numbers: the cascade frames a face from the hairline to below the mouth,
@@ -120,7 +121,7 @@ def face_squares(
     if not image.size:
         return np.empty((0, 4))
     path = Path(cv2.data.haarcascades, CASCADE_NAME)
-    # To look at a picture it needs 5 bytes a pixel, and keeps them.
+    # It takes 5 bytes for each pixel that it looks at, and never gives them back.
     kept = image.size <= _MOST_PIXELS_KEPT
     load = _cascade if kept else _cascade.__wrapped__
     found = load(path, threading.get_ident()).detectMultiScale(
