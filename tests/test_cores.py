@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxclnf.fitting import cores, separate
-from jaxclnf.fitting.cores import on_all_cores
+from jaxclnf.fitting.cores import on_all_cores, one_ahead
 from jaxclnf.fitting.face import fit_face
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import EarlyTermination
@@ -54,6 +54,14 @@ def test_results_are_in_order_and_come_from_threads():
     found = on_all_cores(lambda x: Result(program(x)), [1.0, 2.0, 3.0])
     assert [float(one.value) for one in found] == [2, 4, 6]
     assert len(seen) == 3 and threading.get_ident() not in seen
+
+
+def test_a_device_gets_the_next_work_before_results_are_looked_at():
+    begun = []
+    results = one_ahead(lambda x: begun.append(x) or -x, [1, 2, 3])
+    seen = [(result, len(begun)) for result in results]
+    assert seen == [(-1, 2), (-2, 3), (-3, 3)]
+    assert list(one_ahead(abs, [])) == []
 
 
 def test_what_the_caller_chose_holds():

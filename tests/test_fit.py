@@ -14,6 +14,8 @@ from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
 from jaxclnf.shape.initial import params_from_box
 from jaxclnf.shape.pdm import PDMParams
+from jaxclnf.solver.loop import nu_rlms
+from jaxclnf.solver.options import NURLMSOptions, SolverName
 from jaxclnf.status import Status
 from tests import synthetic
 
@@ -495,3 +497,49 @@ def test_float32_in_the_far_corner_of_a_large_photograph(low):
     assert far.status == near.status == Status.CONVERGED
     difference = np.asarray(far.landmarks, float) - offset - np.asarray(near.landmarks)
     assert np.abs(difference).max() < TOL
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("sigma", 0.0),
+        ("sigma", np.float32("nan")),
+        ("sigma", float("inf")),
+        ("reg_factor", -25),
+        ("weight_factor", float("nan")),
+        ("shape_tol", -0.005),
+        ("n_sigmas", -1.0),
+        ("min_scale", float("nan")),
+        ("pass_tol", -1.0),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(name: str, value: float):
+    with pytest.raises(ValueError, match=f"^{name} is {value}; expected "):
+        FitOptions(**{name: value})
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        dataclasses.replace(FitOptions.openface(), **{name: value})
+    if name in {field.name for field in dataclasses.fields(NURLMSOptions)}:
+        with pytest.raises(ValueError, match=f"^{name} is "):
+            NURLMSOptions(**{name: value})
+    # Arrays may not be known yet, nor what JAX puts into their places.
+    FitOptions(**{name: jnp.asarray(value)})
+    jax.tree.map(lambda _: None, FitOptions())
+
+
+@pytest.mark.parametrize("solver", ["newton", "em", "openface"])
+def test_such_numbers_in_arrays_end_in_a_failure(names: dict, solver: SolverName):
+    problem = names["pdm"], names["responses"], names["params"]
+    bad = {"sigma": [-1.0, 0.0], "reg_factor": [-25.0], "n_sigmas": [-1.0]}
+
+    @jax.jit
+    def status(options: FitOptions) -> jax.Array:
+        return nu_rlms(*problem, options.at_scale(jnp.asarray(0.25))).status
+
+    known = FitOptions(solver=solver, max_steps=100)
+    arrays = {name: jnp.asarray(getattr(known, name)) for name in bad}
+    known = dataclasses.replace(known, **arrays)
+    assert status(known) in (Status.CONVERGED, Status.MAX_STEPS)
+    for name, values in bad.items():
+        for value in values:
+            changed = dataclasses.replace(known, **{name: jnp.asarray(value)})
+            assert status(changed) == Status.NONFINITE, (name, value)

@@ -1,5 +1,6 @@
 """Faces of one photograph, fitted with as few programs as there can be."""
 
+import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -19,7 +20,7 @@ def fit_photo_faces(
     """Fits the faces of one photograph, however many there are and whatever its size.
 
     Cut out, faces of photographs of all sizes share a program, and several faces the
-    cores. Where none may be cut out, `fit` shares the starts among them instead.
+    cores of a CPU or the chunks of another device. Where none may be cut out, `fit` shares the starts among them instead.
 
     Args:
         model: The model.
@@ -37,5 +38,6 @@ def fit_photo_faces(
         (2,)
     """
     if cuts_faces_out(options):
-        return fit_many(model, image, boxes, options=options, chunk=1)
+        one_by_one = 1 if jax.default_backend() == "cpu" else None
+        return fit_many(model, image, boxes, options=options, chunk=one_by_one)
     return fit(model, image, boxes, options=options)

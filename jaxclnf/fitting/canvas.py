@@ -176,27 +176,27 @@ def holds(window: Window, reach: np.ndarray, image_shape: tuple) -> bool:
     return not bool(np.any(before | behind))
 
 
-def cut(image: np.ndarray, window: Window) -> tuple[np.ndarray, tuple[int, int]]:
-    """The part of an image in a window.
+def cut(image: np.ndarray, window: Window, canvas: np.ndarray) -> tuple[int, int]:
+    """Copies the part of an image in a window.
 
     Args:
         image: Grey values.
         window: The window.
+        canvas: Where to: zeros, as large as the window at least. It is changed.
 
     Returns:
-        The canvas, zero where the image does not reach, and the height and width that
-        come from the image.
+        The height and width that come from the image.
 
     Example:
-        >>> canvas, size = cut(image, Window(200, 0, (256, 256)))
-        >>> canvas.shape, size, image.shape
-        ((256, 256), (240, 60), (240, 260))
+        >>> canvas = np.zeros((256, 256))
+        >>> cut(image, Window(200, 0, (256, 256)), canvas), image.shape
+        ((240, 60), (240, 260))
     """
     rows, columns = window.shape
     part = image[window.top : window.top + rows, window.left : window.left + columns]
-    canvas = np.zeros(window.shape, image.dtype)
-    canvas[: part.shape[0], : part.shape[1]] = part
-    return canvas, part.shape
+    height, width = part.shape
+    canvas[:height, :width] = part
+    return height, width
 
 
 def on_canvas(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -213,7 +213,10 @@ def on_canvas(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
         >>> on_canvas(np.zeros((600, 800), np.uint8), np.dtype(np.float32)).shape
         (1024, 1024)
     """
-    return cut(as_grey(image, dtype), whole_image(image.shape))[0]
+    grey, whole = as_grey(image, dtype), whole_image(image.shape)
+    canvas = np.zeros(whole.shape, grey.dtype)
+    cut(grey, whole, canvas)
+    return canvas
 
 
 def as_grey(image: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""Programs for one CPU core each, as many at a time as there are cores."""
+"""Several programs at a time: one for each core of a CPU, two for another device."""
 
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -64,3 +65,27 @@ def on_all_cores(function: Callable[[Item], Any], items: Iterable[Item]) -> list
 
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(call, items))
+
+
+def one_ahead(function: Callable[[Item], Any], items: Iterable[Item]) -> Iterator:
+    """Calls a function for each of some items, one more before a result is handed out.
+
+    So a device works on while its last results are looked at.
+
+    Args:
+        function: Starts a compiled program and returns its arrays.
+        items: What to call it with.
+
+    Yields:
+        The results, in order; they may still be on their way.
+
+    Example:
+        >>> [int(x) for x in one_ahead(jnp.negative, [1, 2, 3])]
+        [-1, -2, -3]
+    """
+    begun: deque = deque()
+    for item in items:
+        begun.append(function(item))
+        if len(begun) > 1:
+            yield begun.popleft()
+    yield from begun

@@ -7,7 +7,7 @@ again with more of the image. Thus the numbers are those of `fit`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from jaxclnf.fitting.canvas import (
     window_around,
 )
 from jaxclnf.fitting.chunks import Chunk, plan_chunks
-from jaxclnf.fitting.cores import num_cores, on_all_cores
+from jaxclnf.fitting.cores import num_cores, on_all_cores, one_ahead
 from jaxclnf.fitting.face import fit_face, unfitted_face
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
@@ -111,14 +111,23 @@ def fit_many(
         raise ValueError(f"chunk is {chunk}; expected 1 or more, or None")
     if mesh is not None and len(mesh.axis_names) != 1:
         raise ValueError(f"mesh has axes {mesh.axis_names}; expected one")
-    rows: list[FitResult | None] = [None] * len(work.boxes)
-    open_rows = list(range(len(rows)))
-    while open_rows:
-        for i, row in _fit_windows(model, work, open_rows, options, chunk, mesh):
-            rows[i] = row
-        open_rows = _enlarged(work, rows, open_rows)
-    if rows:
-        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *rows))
+    # Rows of all chunks one below the other, and where among them each face is: with a
+    # tree of rows for each face, Python would be slower than an accelerator.
+    fitted: list[FitResult] = []
+    row_of = np.zeros(len(work.boxes), int)
+    num_rows, open_faces = 0, list(range(len(work.boxes)))
+    while open_faces:
+        reach = {}
+        begun = _fit_windows(model, work, open_faces, options, chunk, mesh)
+        for faces, places, found in begun:
+            row_of[faces] = num_rows + np.array(places)
+            reach.update(zip(faces, found.reach[places], strict=True))
+            fitted.append(found)
+            num_rows += len(found.status)
+        open_faces = _enlarged(work, reach)
+    if fitted:
+        together = jax.tree.map(lambda *x: np.concatenate(x)[row_of], *fitted)
+        return jax.device_put(together)
     one = unfitted_face(
         model, num_starts=options.num_starts, with_parts=options.use_parts
     )
@@ -213,23 +222,20 @@ def _indices(image_index: Any, num_images: int, num_faces: int) -> np.ndarray:
     return index
 
 
-def _enlarged(
-    work: _Work, rows: list[FitResult | None], fitted: list[int]
-) -> list[int]:
-    """Widens the windows that were too small, and tells which."""
+def _enlarged(work: _Work, reach: dict[int, np.ndarray]) -> list[int]:
+    """Widens the windows that were too small for their faces, and tells which."""
     too_small = []
-    for i in fitted:
-        row, window = rows[i], work.windows[i]
-        shape = work.images[work.image_index[i]].shape
-        assert row is not None
-        reach = np.asarray(row.reach, np.float64)
-        if holds(window, reach, shape):
+    for face, seen in reach.items():
+        window = work.windows[face]
+        shape = work.images[work.image_index[face]].shape
+        seen = seen.astype(np.float64)
+        if holds(window, seen, shape):
             continue
         corner = np.array([window.left, window.top], float)
-        low = np.fmin(reach[:2], corner)
-        high = np.fmax(reach[2:], corner + window.shape[::-1])
-        work.windows[i] = window_around(low, high, shape)
-        too_small.append(i)
+        low = np.fmin(seen[:2], corner)
+        high = np.fmax(seen[2:], corner + window.shape[::-1])
+        work.windows[face] = window_around(low, high, shape)
+        too_small.append(face)
     return too_small
 
 
@@ -240,8 +246,10 @@ def _fit_windows(
     options: FitOptions,
     chunk: int | None,
     mesh: Mesh | None,
-) -> list[tuple[int, FitResult]]:
-    """Fits faces in their windows: chunks of those whose canvases are alike."""
+) -> Iterator[tuple[list[int], list[int], FitResult]]:
+    """Fits faces in their windows: chunks of those whose canvases are alike.
+
+    Of each chunk: its faces, their places in it, and its results."""
     backend = jax.default_backend()
     devices = 1 if mesh is None else mesh.size
     one_cpu = backend == "cpu" and mesh is None
@@ -253,26 +261,17 @@ def _fit_windows(
     most = chunk or _CHUNK.get(backend, _ACCELERATOR_CHUNK)
     chunks = plan_chunks(canvases, most, workers, devices)
 
-    def fit_chunk(part: Chunk) -> FitResult:
+    def begin(part: Chunk) -> FitResult:
         inputs = _inputs(model, work, part, devices)
         return _fit_chunk(model, *inputs, options=options, mesh=mesh)
 
-    ended = on_all_cores(fit_chunk, chunks) if one_cpu else map(fit_chunk, chunks)
-    rows = []
-    for part, found in zip(chunks, ended, strict=True):
-        found = jax.tree.map(np.asarray, found)
-        rows += [
-            (i, jax.tree.map(lambda x, k=k: x[k], found))
-            for k, i in zip(_places(part, devices), part.faces, strict=True)
-        ]
-    return rows
+    begun = on_all_cores(begin, chunks) if one_cpu else one_ahead(begin, chunks)
+    for part, found in zip(chunks, begun, strict=True):
+        yield part.faces, _places(part, devices), jax.device_get(found)
 
 
 def _inputs(
-    model: CLNFModel,
-    work: _Work,
-    part: Chunk,
-    devices: int,
+    model: CLNFModel, work: _Work, part: Chunk, devices: int
 ) -> tuple[np.ndarray, ...]:
     """Canvases, their image sizes, boxes and corners, filled up with faces that end at
     once for a bad start."""
@@ -284,8 +283,7 @@ def _inputs(
     corners = np.zeros((size, 2), dtype)
     for k, i in zip(_places(part, devices), part.faces, strict=True):
         window = work.windows[i]
-        whole, sizes[k] = cut(work.images[work.image_index[i]], window)
-        crops[k, : whole.shape[0], : whole.shape[1]] = whole
+        sizes[k] = cut(work.images[work.image_index[i]], window, crops[k])
         corners[k] = window.left, window.top
         boxes[k] = work.boxes[i] - np.array([window.left, window.top, 0, 0])
     return crops, sizes, boxes, corners

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxclnf.experts.area import Sampling
 from jaxclnf.pytree import pytree_dataclass, static
-from jaxclnf.solver.options import NURLMSOptions, SolverName
+from jaxclnf.solver.options import NURLMSOptions, SolverName, check_numbers
 
 DEFAULT_WINDOW_SIZES = (11, 9, 7, 7)
 """Response map side at each scale, coarse to fine. At a fourth scale OpenFace has 5;
@@ -64,7 +64,9 @@ class FitOptions:
     """Options of a fit.
 
     Numbers that stay of one type, Python's floats for instance, can change without
-    compiling again; others cannot.
+    compiling again; others cannot. One that means nothing, such as a bandwidth of 0, is
+    a ValueError; in an array, which may not be known yet, it makes the fit
+    `Status.NONFINITE`.
     """
 
     solver: SolverName = static(default="newton")
@@ -114,6 +116,9 @@ class FitOptions:
     """Steps of a phase in a short search by OpenFace's steps that comes first; where it
     ends is one more start. A few steps a scale reach some optima that convergence at
     every scale passes by. 0: no such search; nor is there one from a single start."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     @classmethod
     def wild(cls) -> "FitOptions":
@@ -356,6 +361,9 @@ class FitOptions:
                 self.n_sigmas,
             )
         )
+        # An optimum for such numbers could even be certified.
+        sigma = jnp.where(sigma > 0, sigma, jnp.nan)
+        reg_factor = jnp.where((reg_factor >= 0) & (n_sigmas >= 0), reg_factor, jnp.nan)
         if self.refine_by_scale:
             level = jnp.log2(jnp.minimum(patch_scaling, _FINEST) / _COARSEST)
             reg_factor = jnp.maximum(reg_factor - 15 * level, 0.001)

@@ -1,13 +1,45 @@
 """Numbers that steer one phase of the optimiser."""
 
-from typing import Literal
+import math
+from collections.abc import Callable
+from typing import Any, Literal
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxclnf.pytree import pytree_dataclass, static
 
 SolverName = Literal["newton", "em", "openface"]
 """The steps there are; see `jaxclnf.solver.steps`."""
+
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "sigma": ("a number above 0", lambda x: 0 < x < math.inf),
+    "reg_factor": ("a number, 0 or more", lambda x: 0 <= x < math.inf),
+    "weight_factor": ("a finite number", math.isfinite),
+    "shape_tol": ("a number, 0 or more", lambda x: 0 <= x < math.inf),
+    "n_sigmas": ("0 or more", lambda x: x >= 0),
+    "min_scale": ("a finite number", math.isfinite),
+    "pass_tol": ("a number, 0 or more", lambda x: 0 <= x < math.inf),
+}
+"""Numbers without which a fit has no meaning, though it would end all the same."""
+
+
+def check_numbers(options: Any) -> None:
+    """Refuses numbers that mean nothing, where they are known.
+
+    Args:
+        options: Some options of a fit; arrays among them are not looked at.
+
+    Raises:
+        ValueError: A number is out of its range.
+
+    Example:
+        >>> check_numbers(NURLMSOptions(n_sigmas=0.0))
+    """
+    for name, (expected, is_allowed) in _RANGES.items():
+        value = getattr(options, name, None)
+        if isinstance(value, int | float | np.number) and not is_allowed(float(value)):
+            raise ValueError(f"{name} is {value}; expected {expected}")
 
 
 @pytree_dataclass
@@ -30,3 +62,6 @@ class NURLMSOptions:
     than this, image pixels; with `newton` a full step, undamped."""
     n_sigmas: Float[Array, ""] | float = 3.0
     """Bound of the mode weights, standard deviations."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
