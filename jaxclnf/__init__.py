@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxclnf.app.check import check_model as check_model
+    from jaxclnf.app.programs import keep_programs as keep_programs
     from jaxclnf.detect.haar import detect_faces as detect_faces
     from jaxclnf.detect.haar import face_squares as face_squares
     from jaxclnf.detect.mtcnn import detect_faces_mtcnn as detect_faces_mtcnn
@@ -150,6 +151,7 @@ _HOME = {
     "head_pose": "fitting.pose",
     "head_pose_wrt_camera": "fitting.pose",
     "jacobian": "shape.pdm",
+    "keep_programs": "app.programs",
     "landmarks_3d": "fitting.pose",
     "load_model": "storage.load",
     "load_mtcnn": "openface.mtcnn_file",

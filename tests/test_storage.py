@@ -423,7 +423,7 @@ def test_types_that_the_arrays_would_not_have(tmp_path: Path, load_any: Callable
         with pytest.raises(ValueError, match="float64 and JAX's x64 mode is off"):
             load_any(file, dtype=np.float64)
         load_any(file, dtype=np.float32)
-    with pytest.raises(ValueError, match="dtype is int32; expected a floating type"):
+    with pytest.raises(ValueError, match="dtype is int32; expected float32 or float64"):
         load_any(file, dtype=np.int32)
 
 

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "pytree": set(),
     "status": set(),
     "errors": set(),
+    "user_cache": set(),
     "by_platform": set(),
     "batching": {"by_platform"},
     "materialised": set(),
@@ -38,8 +39,8 @@ MAY_IMPORT = {
     "detect": FLOOR | INNER,
     "learn": FLOOR | INNER | {"detect"},
     "openface": FLOOR | INNER | {"detect"},
-    "storage": FLOOR | INNER | {"openface"},
-    "app": FLOOR | INNER | {"detect", "learn", "openface", "storage"},
+    "storage": FLOOR | INNER | {"openface", "user_cache"},
+    "app": FLOOR | INNER | {"detect", "learn", "openface", "storage", "user_cache"},
     "__main__": {"app"},
 }
 """What each room may import besides itself: the direction of the house."""

@@ -83,6 +83,28 @@ def test_half_a_program_is_made_again_without_a_word(tmp_path: Path):
     assert len(program.read_bytes()) > 0.9 * len(whole)
 
 
+@pytest.mark.parametrize("jax_first", [False, True])
+def test_programs_of_python_are_kept_too(tmp_path: Path, jax_first: bool):
+    code = (
+        f"{'import jax;' if jax_first else ''}import jaxclnf; jaxclnf.keep_programs();"
+        "import jax; jax.jit(lambda x: jax.numpy.exp(x) @ x)(jax.numpy.ones((9, 9)))"
+    )
+    environment = {**os.environ, "JAXCLNF_CACHE_DIR": str(tmp_path / "mine")}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("mine/programs/*/*lambda*-cache"))
+
+    # What the user chose stays.
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "chosen")
+    assert subprocess.run(command, cwd=ROOT, env=environment).returncode == 0
+    assert list(tmp_path.glob("chosen/*lambda*-cache"))
+
+
 @pytest.mark.parametrize("size", ["0", "-512", "20000"])
 def test_wrong_sizes(size: str, capsys: pytest.CaptureFixture):
     assert main(["warm", "--sizes", size]) == 2

@@ -20,7 +20,8 @@ def fit_photo_faces(
     """Fits the faces of one photograph, however many there are and whatever its size.
 
     Cut out, faces of photographs of all sizes share a program, and several faces the
-    cores of a CPU or the chunks of another device. Where none may be cut out, `fit` shares the starts among them instead.
+    cores of a CPU, or a chunk on another device. Where none may be cut out, `fit`
+    shares the starts among the cores instead.
 
     Args:
         model: The model.

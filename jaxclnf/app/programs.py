@@ -8,15 +8,17 @@ import sys
 import warnings
 from pathlib import Path
 
-import platformdirs
+from jaxclnf.user_cache import user_cache
 
+_SHORTEST = 0.05
+"""Seconds of compilation from which on a program is kept."""
 _DAMAGED = re.compile(
     r"Error reading persistent compilation cache entry for '(?P<name>\w+)'"
 )
 
 
 def programs_folder() -> Path:
-    """Where the command keeps compiled programs.
+    """Where compiled programs are kept.
 
     Returns:
         A folder of the user's cache, which need not exist. Each host has one of its
@@ -26,30 +28,49 @@ def programs_folder() -> Path:
         >>> programs_folder().parent.name
         'programs'
     """
-    cache = platformdirs.user_cache_path("jaxclnf", appauthor=False)
-    return cache / "programs" / (platform.node() or "host")
+    return user_cache() / "programs" / (platform.node() or "host")
 
 
 def keep_programs() -> None:
     """Has JAX keep what it compiles, unless the user has decided otherwise.
 
-    To be called before JAX is loaded; where it is loaded already, nothing is changed.
-    JAX's own environment variables come first: `JAX_COMPILATION_CACHE_DIR` names
-    another folder, `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
+    Then only the first fit of a kind takes long, and not the first of each process. The
+    command calls it; in Python it is for you to call, before anything is compiled, and
+    best before JAX is loaded: XLA prints less then. JAX's own environment variables
+    come first: `JAX_COMPILATION_CACHE_DIR` names another folder,
+    `JAX_ENABLE_COMPILATION_CACHE=false` switches it off. The folder may be removed at
+    any time.
 
     Example:
-        >>> keep_programs()  # JAX is loaded here: its settings stay as they are
-        >>> "jax" in sys.modules
+        >>> keep_programs()
+        >>> bool(jax.config.jax_compilation_cache_dir)
         True
     """
     if "jax" in sys.modules:
-        return
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_folder()))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
-    # XLA would print an error for every program that it loads, about two preferences
-    # that are no features of a processor (jax 0.10.1).
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    _forget_damaged_programs(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]))
+        folder = _keep_from_now_on()
+    else:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs_folder()))
+        os.environ.setdefault(
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(_SHORTEST)
+        )
+        # XLA would print an error for every program that it loads, about two
+        # preferences that are no features of a processor (jax 0.10.1).
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    if folder is not None:
+        _forget_damaged_programs(folder)
+
+
+def _keep_from_now_on() -> Path | None:
+    """The folder, unless one has been chosen before."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is not None:
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(programs_folder()))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
+    return programs_folder()
 
 
 def _forget_damaged_programs(folder: Path) -> None:

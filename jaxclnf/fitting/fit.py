@@ -42,7 +42,8 @@ def fit(
     likeliest of those is kept. Then follow the model's parts, if it has some.
     Images of all sizes up to the next power of two share one compilation, any number of
     faces too.
-    Inside `jax.jit` or `jax.vmap` it works as any JAX function.
+    Inside `jax.jit` or `jax.vmap` it works as any JAX function, and forward-mode
+    derivatives go through it; for reverse mode there is `fit_with_trace`.
 
     Args:
         model: The model; `model.prepared(options.window_sizes)` makes it faster.
@@ -82,7 +83,9 @@ def fit_with_trace(
     params: PDMParams | None = None,
     options: FitOptions = FitOptions(),  # noqa: B008 (immutable)
 ) -> tuple[FitResult, FitTrace]:
-    """`fit` with a record of every state of every phase.
+    """`fit` with a record of every state of every phase; differentiable in reverse.
+
+    Record, and memory of derivatives, grow with `options.max_steps`.
 
     Args:
         model: The model.

@@ -17,16 +17,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import platformdirs
 
 from jaxclnf.errors import ModelFileError
 from jaxclnf.openface.main_file import read_openface_model
 from jaxclnf.openface.release import ReleaseFile
 from jaxclnf.storage import npz
 from jaxclnf.storage.npz import read_model, save_model
-
-CACHE_VARIABLE = "JAXCLNF_CACHE_DIR"
-"""Environment variable that names another folder for the cache."""
+from jaxclnf.user_cache import CACHE_VARIABLE, user_cache
 
 CONVERSION = 1
 """Raised when the same files and types come to be converted into something else."""
@@ -54,9 +51,6 @@ class Conversion:
 def cache_folder() -> Path:
     """The folder of converted models, which need not exist.
 
-    It is `openface` in `$JAXCLNF_CACHE_DIR` where that variable is set, else in the
-    user's cache.
-
     Returns:
         The folder.
 
@@ -64,9 +58,7 @@ def cache_folder() -> Path:
         >>> cache_folder().name
         'openface'
     """
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(os.path.expanduser(named), "openface")
-    return platformdirs.user_cache_path("jaxclnf", appauthor=False) / "openface"
+    return user_cache() / "openface"
 
 
 def conversion_file(name: str, files: Iterable[ReleaseFile]) -> Path:
