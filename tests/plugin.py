@@ -26,6 +26,14 @@ if jax.__version_info__[:2] == (0, 10) and EMITTERS not in GIVEN_FLAGS:
         flags += " --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = flags.strip()
 
+LITTLE_OPTIMISED = "jax_disable_most_optimizations"
+CHOSEN = LITTLE_OPTIMISED.upper() in os.environ
+"""Whether who started the tests has said how programs are compiled. To test what users
+run, set the variable to 0."""
+
+LITTLE_NOW = pytest.StashKey[bool]()
+"""Whether programs are compiled with little optimisation."""
+
 MOST_MAPPINGS = 20_000
 """Of the 65530 memory mappings that Linux grants a process by default; a compiled
 program takes some hundreds, and one too many ends the process without a word."""
@@ -116,7 +124,10 @@ def missing_data(shared: Path, default: Path, in_ci: bool) -> str | None:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Leaves out slow tests by default, and shared ones where there is no data."""
+    """Leaves out slow tests by default, and shared ones where there is no data.
+
+    Tests of optimised programs come first, as a change costs what is compiled by then.
+    """
     selected = config.getoption("-m") or ""
     no_data = pytest.mark.skip(
         reason=f"no reference data in {SHARED} (set JAXCLNF_SHARED to their folder)"
@@ -125,10 +136,27 @@ def pytest_collection_modifyitems(
     for item in items:
         if item.name.endswith(SLOW_EXAMPLES):
             item.add_marker("slow")
+        if item.path.name.startswith("test_parity"):
+            item.add_marker("optimised")
         if "slow" in item.keywords and not IN_CI and "slow" not in selected:
             item.add_marker(too_slow)
         if "shared" in item.keywords and not SHARED.is_dir():
             item.add_marker(no_data)
+    items.sort(key=lambda item: "optimised" not in item.keywords)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Has programs compiled with little optimisation, in a third of the time.
+
+    Not where a test computes more than it compiles, or where the last digits matter,
+    which change with it; and not in parity tests, which are about what users get.
+    """
+    little = "optimised" not in item.keywords
+    if not CHOSEN and item.config.stash.get(LITTLE_NOW, False) != little:
+        item.config.stash[LITTLE_NOW] = little
+        jax.config.update(LITTLE_OPTIMISED, little)
+        jax.clear_caches()
 
 
 @pytest.hookimpl(trylast=True)

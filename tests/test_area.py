@@ -202,6 +202,7 @@ def test_fixed_point_against_opencv(image, seed):
         np.testing.assert_allclose(area, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
 def test_result_has_the_type_of_the_centres(image, dtype):
     converted = image.astype(dtype)

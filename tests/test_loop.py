@@ -25,6 +25,8 @@ from jaxclnf.solver.steps import STEPS
 from jaxclnf.status import Status
 from tests import synthetic
 
+pytestmark = pytest.mark.optimised
+
 MAX_STEPS = 40
 NEWTON_TOL = 1e-7  # of quantities of size 1 to 1e3, float64
 

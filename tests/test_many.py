@@ -15,6 +15,8 @@ from jaxclnf.fitting.result import FitResult
 from jaxclnf.status import Status
 from tests import synthetic
 
+pytestmark = pytest.mark.optimised
+
 QUICK = FitOptions(window_sizes=(7,), starts=1)
 """Options whose programs compile in little time."""
 CLOSE = 1e-9

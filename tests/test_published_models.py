@@ -17,7 +17,7 @@ from jaxclnf.fitting.options import FitOptions
 from jaxclnf.openface.main_file import read_openface_model
 from jaxclnf.status import Status
 
-pytestmark = [pytest.mark.shared, pytest.mark.slow]
+pytestmark = [pytest.mark.shared, pytest.mark.slow, pytest.mark.optimised]
 
 PDM_FILES = (
     "pdms/In-the-wild_aligned_PDM_68.txt",
