@@ -315,6 +315,50 @@ def test_bad_videos_do_not_stop_the_others(
     assert 3 <= len(read_table(out, "cut.csv")) < 8
 
 
+class NoWriter:
+    """Of an OpenCV that cannot write videos."""
+
+    fourcc = cv2.VideoWriter.fourcc
+
+    def __init__(self, *_: object) -> None: ...
+
+    def isOpened(self) -> bool:  # noqa: N802 (OpenCV's name)
+        return False
+
+
+@pytest.mark.parametrize("when", ["at once", "at the end"])
+def test_an_overlay_that_cannot_be_written_costs_no_row(
+    model_file, out, tmp_path, monkeypatch, capsys, when
+) -> None:
+    folder = make_folder(tmp_path / "v", [np.zeros((120, 90), np.uint8)] * 3)
+    path = Path(out, "v.avi")
+    if when == "at once":
+        monkeypatch.setattr("jaxclnf.app.overlay.cv2.VideoWriter", NoWriter)
+        problem = f"{path}: the video cannot be written"
+    else:
+        (path / "in the way").mkdir(parents=True)
+        problem = f"{path}: cannot be written ("
+    args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
+    assert main([*args, "--overlay"]) == 1
+    shown = capsys.readouterr()
+    (told,) = [line for line in shown.err.splitlines() if "overlay" in line]
+    assert told.startswith(f"jaxclnf: {problem}")
+    assert told.endswith("; the table is written without an overlay")
+    assert shown.out == f"{folder}: 3 frames, 0 with a face -> {out}/v.csv\n"
+    assert [r["frame"] for r in read_table(out, "v.csv")] == list("123")
+    assert {*os.listdir(out)} <= {"v.csv", "v.avi"}
+
+
+def test_the_overlay_of_odd_frames_has_all_of_them(tmp_path) -> None:
+    frame = np.full((49, 65, 3), 40, np.uint8)
+    frame[-1], frame[:, -1] = 200, 200
+    with OverlayWriter(tmp_path / "o.avi", 5.0) as writer:
+        writer.write(frame)
+    (read,) = frames_of(open_video(tmp_path / "o.avi"))
+    assert read.grey.shape == (50, 66)
+    assert read.grey[-2:].min() > 150 and read.grey[:, -2:].min() > 150
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no memory")])
 def test_an_end_too_soon_leaves_the_rows_so_far(
     model_file, out, tmp_path, monkeypatch, capsys, error

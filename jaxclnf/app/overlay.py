@@ -124,13 +124,18 @@ class OverlayWriter:
         """Adds a frame.
 
         Args:
-            bgr: The frame, of the size of the first.
+            bgr: The frame, of the size of the first. Where that is odd the last row or
+                column is there twice, as Motion JPEG has even sizes only.
 
         Raises:
             MediaError: The file cannot be written.
         """
-        if self._writer is None:
+        height, width = bgr.shape[:2]
+        if height % 2 or width % 2:
+            more = (0, height % 2, 0, width % 2)
+            bgr = cv2.copyMakeBorder(bgr, *more, cv2.BORDER_REPLICATE)
             height, width = bgr.shape[:2]
+        if self._writer is None:
             code = cv2.VideoWriter.fourcc(*"MJPG")
             writer = cv2.VideoWriter(
                 os.path.abspath(self._partial),  # FFmpeg takes `a:b` for a protocol

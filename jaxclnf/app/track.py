@@ -43,10 +43,11 @@ class TrackCommand(FaceSetup):
     FeatureExtraction with one row per frame, or with --multi one per frame and face. A
     frame without a face, or whose fit is not to be trusted, has success 0. Where a name
     is taken it gets a number: NAME_2. A video that cannot be used is reported; of one
-    that is damaged the rows so far are kept; in both cases the others go on and the
-    exit code is 1. If it is interrupted the rows so far go to NAME.partial.csv, the
-    pictures of --overlay to NAME.partial.avi, and the exit code is 130. OpenFace's own
-    options (-f, -out_dir, -mloc, ...) are understood too.
+    that is damaged the rows so far are kept; where NAME.avi cannot be written NAME.csv
+    still is; each time the others go on and the exit code is 1. If it is interrupted
+    the rows so far go to NAME.partial.csv, the pictures of --overlay to
+    NAME.partial.avi, and the exit code is 130. OpenFace's own options (-f, -out_dir,
+    -mloc, ...) are understood too.
     """
 
     videos: Annotated[
@@ -137,7 +138,7 @@ class TrackCommand(FaceSetup):
         for path, name in zip(self.videos, names, strict=True):
             try:
                 video = open_video(path, fps=self.fps)
-                work.track_video(video, out / name)
+                all_done &= work.track_video(video, out / name)
             except MediaError as error:
                 all_done = False
                 say_error(error)
@@ -185,42 +186,53 @@ class _Work:
     options: TrackOptions
     detector: FaceDetector
 
-    def track_video(self, video: Video, target: Path) -> None:
-        """Follows faces through one video and writes what was found."""
+    def track_video(self, video: Video, target: Path) -> bool:
+        """Follows faces through one video and writes what was found.
+
+        Tells whether the overlay could be written, if one is wanted.
+        """
         broken: list[MediaError] = []
         count = good = 0
-        with ExitStack() as stack:
+        overlay, has_rows = None, False
+        path = target.with_name(target.name + OVERLAY_SUFFIX)
+
+        def drop_overlay(error: MediaError) -> None:
+            nonlocal overlay
             overlay = None
-            if self.setup.overlay:
-                writer = OverlayWriter(
-                    target.with_name(target.name + OVERLAY_SUFFIX), video.fps
-                )
-                overlay = stack.enter_context(writer)
+            say_error(f"{error}; the table is written without an overlay")
 
-            def rows() -> Iterator[OpenFaceRow]:
-                nonlocal count, good
-                try:
-                    for frame, seen in all_seen:
-                        count = frame.number
-                        _show_progress(video, count)
-                        found = list(self._rows(frame, seen))
-                        good += any(row.success for row in found)
-                        if overlay is not None:
-                            overlay.write(_drawn(frame, found))
-                        yield from found
-                except MediaError as error:
-                    if not count:
-                        raise
-                    broken.append(error)
+        def rows() -> Iterator[OpenFaceRow]:
+            nonlocal count, good
+            for frame, seen in _until_damaged(all_seen, broken):
+                count = frame.number
+                _show_progress(video, count)
+                found = list(self._rows(frame, seen))
+                good += any(row.success for row in found)
+                if overlay is not None:
+                    try:
+                        overlay.write(_drawn(frame, found))
+                    except MediaError as error:
+                        drop_overlay(error)
+                yield from found
 
-            all_seen = stack.enter_context(closing(made_ahead(self._seen(video))))
-            columns = self.setup.columns(self.model, "video")
-            write_openface_rows(f"{target}.csv", columns, rows())
-        files = f"{target}.csv" + f", {OVERLAY_SUFFIX}" * self.setup.overlay
+        try:
+            with ExitStack() as stack:
+                if self.setup.overlay:
+                    overlay = stack.enter_context(OverlayWriter(path, video.fps))
+                all_seen = stack.enter_context(closing(made_ahead(self._seen(video))))
+                columns = self.setup.columns(self.model, "video")
+                write_openface_rows(f"{target}.csv", columns, rows())
+                has_rows = True
+        except MediaError as error:
+            if not has_rows:
+                raise
+            drop_overlay(error)  # whether it is whole is known at its end only
+        files = f"{target}.csv" + f", {OVERLAY_SUFFIX}" * (overlay is not None)
         frames = f"{count} frame{'' if count == 1 else 's'}"
         print(f"{video.path}: {frames}, {good} with a face -> {files}")
         if broken:
             raise broken[0]
+        return (overlay is not None) == self.setup.overlay
 
     def _seen(self, video: Video) -> Generator[tuple[Frame, _Seen], None, None]:
         """Each frame with the faces in it."""
@@ -275,6 +287,21 @@ class _Work:
                 face_id=face_id,
                 timestamp=frame.timestamp,
             )
+
+
+def _until_damaged(
+    all_seen: Iterator[tuple[Frame, _Seen]], broken: list[MediaError]
+) -> Iterator[tuple[Frame, _Seen]]:
+    """The frames of a video as far as it can be read; `broken` gets what ends it."""
+    none_read = True
+    try:
+        for item in all_seen:
+            none_read = False
+            yield item
+    except MediaError as error:
+        if none_read:
+            raise
+        broken.append(error)
 
 
 def _drawn(frame: Frame, rows: Sequence[OpenFaceRow]) -> np.ndarray:
