@@ -1,5 +1,6 @@
 """The command `jaxclnf`: one subcommand per task."""
 
+import contextlib
 import dataclasses
 import importlib
 import io
@@ -13,6 +14,7 @@ import tyro
 from jaxclnf.app.errors import AppError, with_notes
 from jaxclnf.app.openface_options import translate
 from jaxclnf.app.programs import keep_programs
+from jaxclnf.app.signals import SignalEnd, interrupted_by_signals
 from jaxclnf.app.streams import say_error
 from jaxclnf.errors import ModelFileError
 
@@ -60,13 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 all went well, 1 some of the work could not be done, 2 the
         arguments, a table or the model are unusable and nothing was done, 130 it was
-        interrupted.
+        interrupted, 143 or 129 it was ended by SIGTERM or SIGHUP; what was done is kept
+        then too.
 
     Example:
         >>> main(["info", "/no/such/model.npz"])
         2
     """
-    args = list(sys.argv[1:] if argv is None else argv)
+    with interrupted_by_signals():
+        return _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(args: list[str]) -> int:
     _print_any_text()
     keep_programs()
     if args == ["--version"]:
@@ -95,6 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough
         sys.stdout = None
         return 1
+    except SignalEnd as error:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            say_error(with_notes(f"ended by {error.signal.name}", error))
+        return error.exit_code
     except KeyboardInterrupt as error:
         say_error(with_notes("interrupted", error))
         return 130
