@@ -13,9 +13,9 @@ import pytest
 import jaxclnf
 from jaxclnf.app.cli import COMMANDS, main
 from jaxclnf.app.faces_setup import FaceSetup
-from jaxclnf.app.fit import output_names
 from jaxclnf.app.info import describe_model
 from jaxclnf.app.media import read_image, write_png
+from jaxclnf.app.names import output_names
 from jaxclnf.app.tables import read_boxes
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.options import FitOptions
@@ -232,6 +232,12 @@ def test_names_of_results(tmp_path):
     assert names == ["x", "x_2", "x_3", "X_2_2", "summary_2", "y.tar", "boxes_2"]
 
 
+def test_no_result_is_named_like_the_unfinished_table_of_another(tmp_path):
+    images = ["x.jpg", "x.partial.jpg", "y.partial.jpg", "y.jpg", "boxes.partial.jpg"]
+    names = output_names([tmp_path / image for image in images], tmp_path / "out")
+    assert names == ["x", "x.partial_2", "y.partial", "y_2", "boxes.partial_2"]
+
+
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
@@ -347,6 +353,12 @@ def test_an_end_too_soon_leaves_what_is_done(
     assert sorted(os.listdir(out)) == left
     summary = read_table(out, "summary.partial.csv")
     assert [line["image"] for line in summary] == images[:2]
+
+    # What is whole takes its place.
+    monkeypatch.setattr("jaxclnf.app.fit.read_image", read_image)
+    assert main(args) == 0
+    left = [f"{name}.{suffix}" for name in "abc" for suffix in ("csv", "png")]
+    assert sorted(os.listdir(out)) == sorted([*left, "boxes.csv", "summary.csv"])
 
 
 def test_folders_stand_for_their_photographs(model_file, out, tmp_path, capsys):

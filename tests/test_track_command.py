@@ -238,6 +238,9 @@ def test_a_face_is_followed(
 ) -> None:
     frames = [np.roll(example["image"], i, 1) for i in range(4)]
     folder = make_folder(tmp_path / "walk.v1", frames)
+    Path(out).mkdir()
+    for suffix in ("csv", "avi"):  # of a run that was interrupted
+        Path(out, f"walk.v1.partial.{suffix}").touch()
     args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
     assert main([*args, "--overlay", "--fps", "10"]) == 0
     shown = capsys.readouterr()
@@ -412,7 +415,7 @@ def test_an_overlay_never_replaces_its_video(
         (["a.avi", "--fps", "0"], "--fps 0.0: must be a number above 0"),
         (["a.avi", "--fps", "nan"], "--fps nan: must be"),
         (["a.avi", "--detect-every", "0"], "--detect-every 0: must be 1 or more"),
-        (["a.avi", "b.avi", "--name", "x"], "--name x: one name for 2 videos"),
+        (["a.avi", "b.avi", "--name", "x"], "--name x: is for one video, found 2 of"),
         (["a.avi", "--name", "x/y"], "must be a file's name"),
         (["a.avi", "--sigma", "-1"], "--sigma -1.0: must be"),
         (["-f", "a.avi", "-device", "0"], "live cameras are not read"),

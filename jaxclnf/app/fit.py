@@ -1,7 +1,6 @@
 """`jaxclnf fit`: faces in photographs, a table and a picture for each."""
 
 import dataclasses
-import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
@@ -18,12 +17,14 @@ from jaxclnf.app.face_rows import openface_row
 from jaxclnf.app.faces_setup import FaceDetector, FaceSetup
 from jaxclnf.app.given_boxes import boxes_of_images
 from jaxclnf.app.media import FOLDER_SUFFIXES, make_folder, read_image, write_png
+from jaxclnf.app.names import BOXES, SUMMARY, check_name, output_names
 from jaxclnf.app.photo_faces import fit_photo_faces
 from jaxclnf.app.streams import said_if_slow, say_error
 from jaxclnf.app.tables import (
     Face,
     faces_of,
     partial_path,
+    remove_partial,
     write_boxes,
     write_openface_rows,
     write_rows,
@@ -36,9 +37,6 @@ _COMPILES = (
     "jaxclnf: the first fit of a kind compiles programs; later runs find them in the"
     " cache"
 )
-_SUMMARY, _BOXES = "summary", "boxes"
-_SUFFIXES = "csv", "png", "partial.csv"
-"""Of the files that may be written for a name."""
 _SUMMARY_COLUMNS = ("image", "faces", "converged", "problem", "table", "overlay")
 
 
@@ -94,7 +92,7 @@ class FitCommand(FaceSetup):
         if not images:
             raise ArgumentError("fit needs at least one photograph")
         if self.name is not None:
-            _check_name(self.name, len(images))
+            check_name(self.name, len(images), "photograph")
         boxes = None if self.boxes is None else boxes_of_images(self.boxes, images)
         model = self.load()
         work = _Work(self, model, self.fit_options(model), self._detector(model))
@@ -177,19 +175,22 @@ class _Record:
 
     def write(self, out: Path) -> None:
         """Writes the tables; that of boxes only where some were looked for."""
-        write_rows(out / f"{_SUMMARY}.csv", _SUMMARY_COLUMNS, self.rows)
+        summary, boxes = out / f"{SUMMARY}.csv", out / f"{BOXES}.csv"
+        write_rows(summary, _SUMMARY_COLUMNS, self.rows)
+        remove_partial(summary)
         if self.boxes:
-            write_boxes(out / f"{_BOXES}.csv", self.boxes)
+            write_boxes(boxes, self.boxes)
+            remove_partial(boxes)
 
     def keep(self, out: Path, error: BaseException) -> None:
         """Writes what there is under another name, when an exception ends it all."""
-        partial = partial_path(out / f"{_SUMMARY}.csv")
+        partial = partial_path(out / f"{SUMMARY}.csv")
         with suppress(MediaError):
             if self.rows:
                 write_rows(partial, _SUMMARY_COLUMNS, self.rows)
                 error.add_note(f"{partial} has the photographs so far")
             if self.boxes:
-                write_boxes(partial_path(out / f"{_BOXES}.csv"), self.boxes)
+                write_boxes(partial_path(out / f"{BOXES}.csv"), self.boxes)
 
 
 class _Photo(NamedTuple):
@@ -269,45 +270,6 @@ class _Work:
         return sum(row.success for row in rows)
 
 
-def output_names(
-    images: Sequence[Path], out: Path, used: Sequence[str | os.PathLike[str]] = ()
-) -> list[str]:
-    """Names for the results of some photographs, without their suffix.
-
-    Args:
-        images: The photographs, in order.
-        out: Folder of the results.
-        used: Files that no result may replace.
-
-    Returns:
-        Each photograph's own name without its suffix; with `_2`, `_3`, ... where an
-        earlier photograph, the summary, the table of boxes or a file of `used` has it
-        already. Upper and lower case count as the same, as on some systems they are.
-
-    Example:
-        >>> from pathlib import Path
-        >>> output_names([Path("a/me.jpg"), Path("b/me.png")], Path("out"))
-        ['me', 'me_2']
-    """
-    protected = {_key(Path(path)) for path in used}
-    taken = {_SUMMARY, _BOXES}
-    names = []
-    for image in images:
-        name, count = image.stem, 1
-        while name.casefold() in taken or any(
-            _key(out / f"{name}.{suffix}") in protected for suffix in _SUFFIXES
-        ):
-            count += 1
-            name = f"{image.stem}_{count}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
-
-
-def _key(path: Path) -> str:
-    return os.path.realpath(path).casefold()
-
-
 def _photographs(paths: Sequence[Path]) -> Iterator[Path]:
     """The photographs themselves, where folders are given."""
     for path in paths:
@@ -330,18 +292,6 @@ def _photographs(paths: Sequence[Path]) -> Iterator[Path]:
                 f" in {', '.join(FOLDER_SUFFIXES)}"
             )
         yield from files
-
-
-def _check_name(name: str, num_images: int) -> None:
-    if num_images > 1:
-        raise ArgumentError(
-            f"--name {name}: is for one photograph, found {num_images} of them"
-        )
-    if not name or name.startswith(".") or any(c in name for c in "/\\\0"):
-        raise ArgumentError(
-            f"--name {name!r}: must be a file's name without folder and suffix; --out"
-            " chooses the folder"
-        )
 
 
 def _boxes_of(faces: Sequence[Face]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Tables: what was found in a photograph, and boxes that people bring along."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -115,13 +116,26 @@ def partial_path(path: str | os.PathLike[str]) -> Path:
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
+def remove_partial(path: str | os.PathLike[str]) -> None:
+    """Removes what an earlier run left unfinished of a file that is whole now.
+
+    Args:
+        path: The file; nothing happens where there is no `partial_path` of it.
+
+    Example:
+        >>> remove_partial("no/such/talk.csv")
+    """
+    with contextlib.suppress(OSError):
+        partial_path(path).unlink(missing_ok=True)
+
+
 def write_openface_rows(
     path: str | os.PathLike[str], columns: OpenFaceColumns, rows: Iterable[OpenFaceRow]
 ) -> None:
     """Writes a table in OpenFace's form.
 
-    Only a whole table gets the name. Where an exception ends it the rows so far go to
-    `partial_path`, and the exception has a note that says so.
+    Only a whole table gets the name; `partial_path` is removed then. Where an exception
+    ends it the rows so far go there, and the exception has a note that says so.
 
     Args:
         path: Where to; a file already there is replaced.
@@ -144,6 +158,7 @@ def write_openface_rows(
     except OSError as error:
         message = f"{path}: cannot be written ({error.strerror})"
         raise MediaError(with_notes(message, error)) from error
+    remove_partial(path)
 
 
 def write_rows(

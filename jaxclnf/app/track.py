@@ -13,9 +13,9 @@ from jaxclnf.app.ahead import made_ahead
 from jaxclnf.app.errors import ArgumentError, MediaError
 from jaxclnf.app.face_rows import openface_row
 from jaxclnf.app.faces_setup import FaceDetector, FaceSetup
-from jaxclnf.app.fit import output_names
 from jaxclnf.app.many_faces import ManyFaces, ManyOptions, frame_work, track_faces
 from jaxclnf.app.media import make_folder
+from jaxclnf.app.names import check_name, output_names
 from jaxclnf.app.overlay import OVERLAY_SUFFIX, DrawnFace, OverlayWriter, draw_tracked
 from jaxclnf.app.streams import say, say_error
 from jaxclnf.app.tables import write_openface_rows
@@ -154,16 +154,7 @@ class TrackCommand(FaceSetup):
                 f"--detect-every {self.detect_every}: must be 1 or more"
             )
         if self.name is not None:
-            if len(self.videos) > 1:
-                raise ArgumentError(
-                    f"--name {self.name}: one name for {len(self.videos)} videos"
-                )
-            bad = any(c in self.name for c in "/\\\0") or self.name.startswith(".")
-            if not self.name or bad:
-                raise ArgumentError(
-                    f"--name {self.name!r}: must be a file's name without folder and"
-                    " suffix; --out chooses the folder"
-                )
+            check_name(self.name, len(self.videos), "video")
 
 
 def _names(
