@@ -367,6 +367,7 @@ def test_folders_stand_for_their_photographs(model_file, out, tmp_path, capsys):
     for name in ("b.png", "a.JPG", "c.bmp"):
         cv2.imwrite(str(folder / name), np.zeros((60, 70, 3), np.uint8))
     (folder / "notes.txt").touch()
+    (folder / "._a.JPG").write_bytes(b"of macOS")
     args = ["fit", str(folder), "--model", model_file, "--out", out]
     assert main(args) == 0
     images = [line["image"] for line in read_table(out, "summary.csv")]
@@ -376,6 +377,22 @@ def test_folders_stand_for_their_photographs(model_file, out, tmp_path, capsys):
     capsys.readouterr()
     assert main(["fit", "-fdir", str(folder / "deeper.png"), "-mloc", model_file]) == 2
     assert "found no photograph in this folder" in capsys.readouterr().err
+
+
+def test_pictures_do_not_go_among_the_photographs(model_file, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    write_png(folder / "a.png", np.zeros((60, 70, 3), np.uint8))
+    (tmp_path / "link").symlink_to(folder)
+    args = ["fit", str(folder), "--model", model_file, "--out"]
+    (folder / "deeper").mkdir()
+    for same in (folder, tmp_path / "link", folder / "deeper" / ".."):
+        assert main([*args, str(same)]) == 2
+        problem = f"--out {same}: found a folder whose photographs are fitted; expected"
+        assert problem in capsys.readouterr().err
+        assert sorted(os.listdir(folder)) == ["a.png", "deeper"]
+    assert main([*args, str(folder), "--no-picture"]) == 0
+    assert main([*args, str(folder / "deeper")]) == 0
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from jaxclnf.app.tables import (
     ANY_IMAGE,
     faces_of,
     read_boxes,
+    write_boxes,
     write_openface_rows,
     write_rows,
 )
@@ -139,7 +140,8 @@ HEADER = "image,x,y,width,height\n"
         (HEADER + "a.jpg,1,2,3,4,5\n", "line 2: 6 values"),
         (HEADER + " ,1,2,3,4\n", "line 2, column 'image'"),
         (HEADER + '"a.jpg,1,2,3,4\n', "line 2: unexpected end of data"),
-        (HEADER + "caf\udce9,1,2,3,4\n", "byte 26 is not UTF-8"),
+        (HEADER + "caf\udce9,1,\udce9,3,4\n", "line 2, column 'y': '.*' is not a"),
+        ("caf\udce9," + HEADER, "byte 3 is not UTF-8"),
     ],
 )
 def test_malformed_boxes_are_located(text, problem, tmp_path):
@@ -148,6 +150,12 @@ def test_malformed_boxes_are_located(text, problem, tmp_path):
     with pytest.raises(TableError, match=problem) as error:
         read_boxes(table)
     assert str(table) in str(error.value)
+
+
+def test_boxes_of_names_that_are_no_text_are_read_back(tmp_path):
+    boxes = {os.fsdecode(name): np.ones((1, 4)) for name in (b"a\xff.jpg", b"\xc3\xa9")}
+    write_boxes(tmp_path / "boxes.csv", boxes)
+    assert list(read_boxes(tmp_path / "boxes.csv")) == list(boxes)
 
 
 def test_unreadable_boxes(tmp_path):

@@ -59,7 +59,7 @@ class FitCommand(FaceSetup):
         tyro.conf.arg(metavar="IMAGE...", help_behavior_hint=""),
     ]
     """Photographs, or folders: of them all .jpg, .jpeg,
-    .png and .bmp files, by name."""
+    .png and .bmp files, by name, but for hidden ones."""
     boxes: Annotated[Path | None, tyro.conf.arg(metavar="CSV")] = None
     """Boxes to start from, instead of looking for faces.
     A table with the columns image, x, y, width, height:
@@ -91,6 +91,8 @@ class FitCommand(FaceSetup):
         images = list(_photographs(self.images))
         if not images:
             raise ArgumentError("fit needs at least one photograph")
+        if self.picture:
+            _check_out(self.out, self.images)
         if self.name is not None:
             check_name(self.name, len(images), "photograph")
         boxes = None if self.boxes is None else boxes_of_images(self.boxes, images)
@@ -280,7 +282,9 @@ def _photographs(paths: Sequence[Path]) -> Iterator[Path]:
             files = sorted(
                 file
                 for file in path.iterdir()
-                if file.suffix.lower() in FOLDER_SUFFIXES and file.is_file()
+                if file.suffix.lower() in FOLDER_SUFFIXES
+                and not file.name.startswith(".")
+                and file.is_file()
             )
         except OSError as error:
             raise ArgumentError(
@@ -292,6 +296,16 @@ def _photographs(paths: Sequence[Path]) -> Iterator[Path]:
                 f" in {', '.join(FOLDER_SUFFIXES)}"
             )
         yield from files
+
+
+def _check_out(out: Path, inputs: Sequence[Path]) -> None:
+    for path in inputs:
+        if path.is_dir() and out.is_dir() and path.samefile(out):
+            raise ArgumentError(
+                f"--out {out}: found a folder whose photographs are fitted; expected"
+                " another one, or --no-picture: the next run would take the pictures"
+                " that are written there for photographs"
+            )
 
 
 def _boxes_of(faces: Sequence[Face]) -> np.ndarray:

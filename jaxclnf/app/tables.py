@@ -257,7 +257,11 @@ def write_boxes(
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        header, _, _ = data.partition(b"\n")
+        header.decode("utf-8-sig")
+        # Names of files below it may hold bytes that are no text; see `write_rows`.
+        return data.decode("utf-8-sig", "surrogateescape")
     except FileNotFoundError as error:
         raise TableError(f"{path}: no such file") from error
     except OSError as error:
