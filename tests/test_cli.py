@@ -1,5 +1,6 @@
 """The command, as a person uses it."""
 
+import contextlib
 import csv
 import dataclasses
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from jaxclnf.app.info import describe_model
 from jaxclnf.app.media import read_image, write_png
 from jaxclnf.app.names import output_names
 from jaxclnf.app.tables import read_boxes
+from jaxclnf.fitting.face import unfitted_face
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.storage.load import load_model
@@ -359,6 +362,31 @@ def test_an_end_too_soon_leaves_what_is_done(
     assert main(args) == 0
     left = [f"{name}.{suffix}" for name in "abc" for suffix in ("csv", "png")]
     assert sorted(os.listdir(out)) == sorted([*left, "boxes.csv", "summary.csv"])
+
+
+def test_it_is_said_whenever_new_programs_are_compiled(
+    model_file, out, tmp_path, monkeypatch
+):
+    said: list[str] = []
+
+    @contextlib.contextmanager
+    def patience(text):
+        said.append(text)
+        yield
+
+    one = unfitted_face(load_model(model_file), num_starts=1, with_parts=False)
+    found = jax.tree.map(lambda x: np.asarray(x)[None], one)
+    monkeypatch.setattr("jaxclnf.app.fit.said_if_slow", patience)
+    monkeypatch.setattr("jaxclnf.app.fit.fit_photo_faces", lambda *args: found)
+    images, rows = [], []
+    for side in (90, 80, 600, 70):
+        images.append(str(tmp_path / f"{side}.png"))
+        write_png(images[-1], np.zeros((side, side, 3), np.uint8))
+        rows.append(f"{side}.png,9,9,{side // 2},{side // 2}")
+    boxes = boxes_file(tmp_path, *rows)
+    args = ["fit", *images, "--model", model_file, "--boxes", boxes, "--no-picture"]
+    assert main([*args, "--out", out]) == 0
+    assert len(said) == 2  # canvases of 256 and of 1024 pixels
 
 
 def test_folders_stand_for_their_photographs(model_file, out, tmp_path, capsys):

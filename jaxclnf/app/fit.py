@@ -18,7 +18,7 @@ from jaxclnf.app.faces_setup import FaceDetector, FaceSetup
 from jaxclnf.app.given_boxes import boxes_of_images
 from jaxclnf.app.media import FOLDER_SUFFIXES, make_folder, read_image, write_png
 from jaxclnf.app.names import BOXES, SUMMARY, check_name, output_names
-from jaxclnf.app.photo_faces import fit_photo_faces
+from jaxclnf.app.photo_faces import fit_photo_faces, programs_of_photo
 from jaxclnf.app.streams import said_if_slow, say_error
 from jaxclnf.app.tables import (
     Face,
@@ -220,21 +220,23 @@ class _Work:
     ) -> Generator[_Photo | MediaError, None, None]:
         """Each photograph with its fits, or why there are none."""
         dtype = self.model.pdm.mean_shape.dtype
-        patience = said_if_slow(_COMPILES)
+        known: set[tuple[int, ...]] = set()
         with closing(made_ahead(self._looked_at(images, boxes), room=1)) as photos:
             for photo in photos:
                 if isinstance(photo, MediaError) or not len(photo.boxes):
                     yield photo
                     continue
                 starts = photo.boxes.astype(dtype)
-                with patience:
+                needed = programs_of_photo(photo.grey.shape, starts, self.options)
+                is_new = not needed <= known
+                with said_if_slow(_COMPILES) if is_new else nullcontext():
                     found = fit_photo_faces(
                         self.model, photo.grey, starts, self.options
                     )
                     result = jax.tree.map(np.asarray, found)
+                known |= needed
                 faces = faces_of(photo.boxes, result)
                 yield photo._replace(faces=faces, result=result)
-                patience = nullcontext()
 
     def _looked_at(
         self, images: Sequence[Path], boxes: Sequence[np.ndarray] | None
