@@ -344,7 +344,7 @@ def test_an_overlay_that_cannot_be_written_costs_no_row(
     args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
     assert main([*args, "--overlay"]) == 1
     shown = capsys.readouterr()
-    (told,) = [line for line in shown.err.splitlines() if "overlay" in line]
+    (told,) = [line for line in shown.err.splitlines() if "without an" in line]
     assert told.startswith(f"jaxclnf: {problem}")
     assert told.endswith("; the table is written without an overlay")
     assert shown.out == f"{folder}: 3 frames, 0 with a face -> {out}/v.csv\n"
