@@ -3,7 +3,8 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -49,7 +50,7 @@ def made_up_frames(photograph: Path, box: np.ndarray) -> list[np.ndarray]:
 
 def tracking(
     model: jaxclnf.CLNFModel, photograph: Path, box: np.ndarray
-) -> dict[str, dict]:
+) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Frames per second, from frames in memory and from file to file.
 
     Args:
@@ -57,48 +58,53 @@ def tracking(
         photograph: What the frames show.
         box: The face in it, which takes the place of a detector.
 
-    Returns:
-        For each dialect, parts not fitted: frames per second without and with decoding,
-        drawing and encoding, and the share of frames whose fits succeeded.
+    Yields:
+        A name for each dialect, parts not fitted, and what measures it: frames per
+        second without and with decoding, drawing and encoding, and the share of frames
+        whose fits succeeded.
     """
     pictures = made_up_frames(photograph, box)
     first = np.concatenate([np.array(SIZE) / 2 - 0.7 * box[2:], 1.4 * box[2:]])
-    first += [0, 25, 0, 0]
-    rows = {}
+    first = (first + [0, 25, 0, 0]).astype(np.float32)
     for name, options in OPTIONS.items():
         without = {
             kind: dataclasses.replace(getattr(options, kind), use_parts=False)
             for kind in ("first", "follow")
         }
         options = dataclasses.replace(options, **without)
-        prepared = model.prepared(*options.window_sizes, whole_sigma=name == "openface")
+        whole = name == "openface"
+        yield f"{name}, video", partial(_track, model, options, whole, pictures, first)
 
-        def follow(
-            frame: Frame,
-            state: jaxclnf.TrackerState,
-            model: jaxclnf.CLNFModel = prepared,
-            options: jaxclnf.TrackOptions = options,
-        ) -> tuple[jaxclnf.TrackerState, jaxclnf.FitResult]:
-            return jaxclnf.track_frame(
-                model, frame.grey, state, options, lambda: first.astype(np.float32)
-            )
 
-        start = jaxclnf.start_tracking(prepared, options)
-        with tempfile.TemporaryDirectory() as folder:
-            source, drawn = Path(folder) / "source.avi", Path(folder) / "drawn.avi"
-            with OverlayWriter(source, 30.0) as writer:
-                for picture in pictures:
-                    writer.write(picture)
-            frames = list(frames_of(open_video(source)))
-            _in_memory(frames, start, follow)
-            alone, succeeded = _in_memory(frames, start, follow)
-            whole = _from_file_to_file(source, drawn, start, follow)
-        rows[f"{name}, video"] = {
-            "fps": round(alone, 1),
-            "fps_with_files": round(whole, 1),
-            "succeeded": succeeded,
-        }
-    return rows
+def _track(
+    model: jaxclnf.CLNFModel,
+    options: jaxclnf.TrackOptions,
+    whole_sigma: bool,
+    pictures: list[np.ndarray],
+    first: np.ndarray,
+) -> dict:
+    prepared = model.prepared(*options.window_sizes, whole_sigma=whole_sigma)
+
+    def follow(
+        frame: Frame, state: jaxclnf.TrackerState
+    ) -> tuple[jaxclnf.TrackerState, jaxclnf.FitResult]:
+        return jaxclnf.track_frame(prepared, frame.grey, state, options, lambda: first)
+
+    start = jaxclnf.start_tracking(prepared, options)
+    with tempfile.TemporaryDirectory() as folder:
+        source, drawn = Path(folder) / "source.avi", Path(folder) / "drawn.avi"
+        with OverlayWriter(source, 30.0) as writer:
+            for picture in pictures:
+                writer.write(picture)
+        frames = list(frames_of(open_video(source)))
+        _in_memory(frames, start, follow)
+        alone, succeeded = _in_memory(frames, start, follow)
+        whole = _from_file_to_file(source, drawn, start, follow)
+    return {
+        "fps": round(alone, 1),
+        "fps_with_files": round(whole, 1),
+        "succeeded": succeeded,
+    }
 
 
 def _in_memory(
