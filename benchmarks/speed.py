@@ -100,7 +100,8 @@ def _latency(
     size = jnp.asarray(grey.shape, jnp.int32)
     image, box = jnp.asarray(grey), boxes_of(1)[0]
     starts = jaxclnf.starts_from_box(model.pdm, jnp.asarray(box), options.starts)
-    inputs = (model, image, size, starts, options)
+    # Numbers of the options that are on the host would be sent with each call.
+    inputs = jax.device_put((model, image, size, starts, options))
     begin = time.perf_counter()
     lowered = jax.jit(lambda m, i, s, p, o: fit_face(m, i, s, p, o)[0]).lower(*inputs)
     traced = time.perf_counter()
@@ -147,7 +148,8 @@ def _batch(model: jaxclnf.CLNFModel, grey: np.ndarray, count: int, name: str) ->
     if not on_cpu():
         row["program_ms_per_face"] = round(seen.program_ms_per_face(), 4)
     peak = peak_memory()[0]
-    row["peak_gb"] = peak and round(peak / 1e9, 2)
+    if peak is not None:
+        row["peak_gb"] = round(peak / 1e9, 2)
     in_turn = on_cpu() and model.early_termination is not None  # without lanes
     if name == "converged, 1 start" and not in_turn:
         lanes = lane_steps(result.num_steps, seen.chunks)
@@ -240,8 +242,9 @@ def main(args: Sequence[str] | None = None) -> int:
     record.note("machine", machine())
     models = load(chosen.models or [None], record)
     measure(models, chosen.batches, chosen.parts, record)
-    record.note("ratios", ratios(record.report))
-    print(table(record.report, reference))
+    record.report["ratios"] = ratios(record.report)
+    print(table(record.report, reference), flush=True)
+    record.write()
     failed = errors(record.report)
     worse = problems(record.report, baseline) if baseline else []
     for line in failed:

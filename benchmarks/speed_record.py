@@ -24,7 +24,7 @@ class Record:
         """Begins with nothing; with a file, writes it, so that a bad name fails now."""
         self.report: dict = {}
         self.out = out
-        self._write()
+        self.write()
 
     def fill(self, title: str, rows: dict, parts: Rows) -> None:
         """Measures rows, one after the other.
@@ -67,18 +67,29 @@ class Record:
             {'ratios': {}}
         """
         self.report[name] = value
-        self._write()
+        self.write()
 
-    def _row_done(self, row: dict) -> None:
-        _say("    " + ", ".join(f"{key} {value}" for key, value in row.items()))
-        self._write()
+    def write(self) -> None:
+        """Writes the file, if there is one.
 
-    def _write(self) -> None:
+        Raises:
+            OSError: It cannot be written; what was written before is still there.
+
+        Example:
+            >>> Record().write()
+        """
         if self.out:
             # Whoever stops the process finds the last whole report.
             temporary = self.out.with_name(self.out.name + ".tmp")
             temporary.write_text(json.dumps(self.report, indent=1) + "\n")
             temporary.replace(self.out)
+
+    def _row_done(self, row: dict) -> None:
+        _say("    " + ", ".join(f"{key} {value}" for key, value in row.items()))
+        try:
+            self.write()
+        except OSError as error:  # There may be room again at the end.
+            _say(f"    not written: {error_text(error)}")
 
 
 def error_text(error: Exception) -> str:
