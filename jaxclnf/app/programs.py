@@ -65,7 +65,7 @@ def _keep_from_now_on() -> Path | None:
     """The folder, unless one has been chosen before."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         return None
     jax.config.update("jax_compilation_cache_dir", str(programs_folder()))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
