@@ -155,7 +155,7 @@ def _batch(model: jaxclnf.CLNFModel, grey: np.ndarray, count: int, name: str) ->
         lanes = lane_steps(result.num_steps, seen.chunks)
         away = result.landmarks - np.median(result.landmarks, axis=0)
         off = float(np.median(np.linalg.norm(away, axis=2)))
-        row["lanes"] = lanes | {"px_from_median": round(off, 4)}
+        row["lanes"] = lanes | {"px_from_median": round(off, 6)}
     return row
 
 
@@ -243,14 +243,16 @@ def main(args: Sequence[str] | None = None) -> int:
     models = load(chosen.models or [None], record)
     measure(models, chosen.batches, chosen.parts, record)
     record.report["ratios"] = ratios(record.report)
-    print(table(record.report, reference), flush=True)
-    record.write()
     failed = errors(record.report)
     worse = problems(record.report, baseline) if baseline else []
-    for line in failed:
-        print(f"failed: {line}", file=sys.stderr)
-    for line in worse:
-        print(f"worse: {line}", file=sys.stderr)
+    try:
+        record.write()
+    finally:
+        print(table(record.report, reference), flush=True)
+        for line in failed:
+            print(f"failed: {line}", file=sys.stderr)
+        for line in worse:
+            print(f"worse: {line}", file=sys.stderr)
     return 1 if failed or worse else 0
 
 

@@ -1,5 +1,6 @@
 """What `speed.py` has measured so far: kept in a file, whatever happens next."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -135,4 +136,5 @@ def errors(report: dict) -> list[str]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody listens any more: no reason to stop
+        print(text, file=sys.stderr, flush=True)

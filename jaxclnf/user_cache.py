@@ -13,7 +13,8 @@ def user_cache() -> Path:
     """The folder, which need not exist.
 
     Returns:
-        What `$JAXCLNF_CACHE_DIR` names, where it is set.
+        What `$JAXCLNF_CACHE_DIR` names, where it is set; else `jaxclnf` in the cache
+        that the system has for each user.
 
     Example:
         >>> isinstance(user_cache(), Path)

@@ -91,6 +91,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if problem:
         raise pytest.UsageError(problem)
     if not config.pluginmanager.hasplugin("cacheprovider"):
+        jax.config.update("jax_enable_compilation_cache", False)
         return
     worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
     folder = config.cache.mkdir(f"jax-{jax.__version__}-{worker}")

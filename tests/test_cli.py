@@ -357,12 +357,6 @@ def test_an_end_too_soon_leaves_what_is_done(
     summary = read_table(out, "summary.partial.csv")
     assert [line["image"] for line in summary] == images[:2]
 
-    # What is whole takes its place.
-    monkeypatch.setattr("jaxclnf.app.fit.read_image", read_image)
-    assert main(args) == 0
-    left = [f"{name}.{suffix}" for name in "abc" for suffix in ("csv", "png")]
-    assert sorted(os.listdir(out)) == sorted([*left, "boxes.csv", "summary.csv"])
-
 
 def test_it_is_said_whenever_new_programs_are_compiled(
     model_file, out, tmp_path, monkeypatch
@@ -379,14 +373,16 @@ def test_it_is_said_whenever_new_programs_are_compiled(
     monkeypatch.setattr("jaxclnf.app.fit.said_if_slow", patience)
     monkeypatch.setattr("jaxclnf.app.fit.fit_photo_faces", lambda *args: found)
     images, rows = [], []
-    for side in (90, 80, 600, 70):
+    for side in (90, 80, 600, 1200, 70):
         images.append(str(tmp_path / f"{side}.png"))
         write_png(images[-1], np.zeros((side, side, 3), np.uint8))
         rows.append(f"{side}.png,9,9,{side // 2},{side // 2}")
+    # A small face goes where there is a large one anyway: no program of its own.
+    rows.append("1200.png,9,9,100,100")
     boxes = boxes_file(tmp_path, *rows)
     args = ["fit", *images, "--model", model_file, "--boxes", boxes, "--no-picture"]
     assert main([*args, "--out", out]) == 0
-    assert len(said) == 2  # canvases of 256 and of 1024 pixels
+    assert len(said) == 3  # canvases of 256, of 1024 and of 2048 pixels
 
 
 def test_folders_stand_for_their_photographs(model_file, out, tmp_path, capsys):

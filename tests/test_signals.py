@@ -1,6 +1,5 @@
 """Signals end the command as Ctrl-C does."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # not on Windows
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 @pytest.mark.parametrize(
     ("args", "number", "until", "left"),
     [
@@ -75,7 +75,7 @@ def test_a_signal_that_is_ignored_stays_so():
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with interrupted_by_signals():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
     finally:
         assert signal.signal(signal.SIGTERM, before) == signal.SIG_IGN
 

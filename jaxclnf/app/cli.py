@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: list[str]) -> int:
     _print_any_text()
-    keep_programs()
+    if "jax" not in sys.modules:  # whoever calls us with it has made their choice
+        keep_programs()
     if args == ["--version"]:
         print(f"jaxclnf {version('jaxclnf')}")
         return 0

@@ -24,7 +24,6 @@ from jaxclnf.app.tables import (
     Face,
     faces_of,
     partial_path,
-    remove_partial,
     write_boxes,
     write_openface_rows,
     write_rows,
@@ -50,8 +49,9 @@ class FitCommand(FaceSetup):
     to repeat the fits or to correct a box. Where a name is taken it gets a number:
     NAME_2. A photograph that cannot be used, or has no box in the table of --boxes, is
     reported, the others go on and the exit code is 1. If it is interrupted
-    summary.partial.csv has what is done, and the exit code is 130. OpenFace's own
-    options (-f, -out_dir, -mloc, ...) are understood too.
+    summary.partial.csv has what is done, and the exit code is 130, or 143 or 129 after
+    SIGTERM or SIGHUP. OpenFace's own options (-f, -out_dir, -mloc, ...) are understood
+    too.
     """
 
     images: Annotated[
@@ -105,17 +105,19 @@ class FitCommand(FaceSetup):
         names = output_names(named, out, used)
 
         record = _Record()
-        try:
-            with closing(made_ahead(work.fitted(images, boxes), room=1)) as fitted:
-                photos = zip(images, names, fitted, strict=True)
+        with closing(made_ahead(work.fitted(images, boxes), room=1)) as fitted:
+            photos = zip(images, names, fitted, strict=True)
+            try:
                 all_done = self._write_all(work, photos, out, record)
+            except BaseException as error:
+                # First of all: who ends us may not wait for what is being fitted.
+                record.keep(out, error)
+                raise
+        try:
             record.write(out)
         except MediaError as error:
             all_done = False
             say_error(error)
-        except BaseException as error:
-            record.keep(out, error)
-            raise
         return 0 if all_done else 1
 
     def _write_all(
@@ -177,12 +179,9 @@ class _Record:
 
     def write(self, out: Path) -> None:
         """Writes the tables; that of boxes only where some were looked for."""
-        summary, boxes = out / f"{SUMMARY}.csv", out / f"{BOXES}.csv"
-        write_rows(summary, _SUMMARY_COLUMNS, self.rows)
-        remove_partial(summary)
+        write_rows(out / f"{SUMMARY}.csv", _SUMMARY_COLUMNS, self.rows)
         if self.boxes:
-            write_boxes(boxes, self.boxes)
-            remove_partial(boxes)
+            write_boxes(out / f"{BOXES}.csv", self.boxes)
 
     def keep(self, out: Path, error: BaseException) -> None:
         """Writes what there is under another name, when an exception ends it all."""

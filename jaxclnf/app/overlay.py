@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 
 from jaxclnf.app.drawing import PARTS_68
 from jaxclnf.app.errors import MediaError
-from jaxclnf.app.tables import partial_path, remove_partial
+from jaxclnf.app.tables import partial_path
 
 OVERLAY_SUFFIX = ".avi"
 """A container that every build of OpenCV can write, with Motion JPEG in it."""
@@ -103,9 +103,9 @@ def draw_tracked(
 class OverlayWriter:
     """Writes a video; to be used in a `with` statement.
 
-    Frames go to a temporary file beside it, which takes its name at the end;
-    `partial_path` is removed then. Where an exception ends it the frames so far go
-    there, and the exception has a note that says so.
+    Frames go to a temporary file beside it, which takes its name at the end. Where an
+    exception ends it the frames so far go to `partial_path`, and the exception has a
+    note that says so.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -171,7 +171,6 @@ class OverlayWriter:
                     f"{self.path}: cannot be written whole (is the disk full?)"
                 )
             os.replace(self._partial, self.path)
-            remove_partial(self.path)
             return
         kept = partial_path(self.path)
         with contextlib.suppress(OSError):  # `error` matters more

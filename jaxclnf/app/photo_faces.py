@@ -4,9 +4,15 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxclnf.fitting.canvas import canvas_shape
+from jaxclnf.fitting.canvas import Canvas, canvas_shape
+from jaxclnf.fitting.chunks import plan_chunks
+from jaxclnf.fitting.cores import num_cores
 from jaxclnf.fitting.fit import fit
-from jaxclnf.fitting.many import cuts_faces_out, fit_many, window_of_face
+from jaxclnf.fitting.many import (
+    cuts_faces_out,
+    fit_many,
+    window_of_face,
+)
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
@@ -20,9 +26,10 @@ def fit_photo_faces(
 ) -> FitResult:
     """Fits the faces of one photograph, however many there are and whatever its size.
 
-    Cut out, faces of photographs of all sizes share a program, and several faces the
-    cores of a CPU, or a chunk on another device. Where none may be cut out, `fit`
-    shares the starts among the cores instead.
+    Cut out, one by one, faces of photographs of all sizes share a program, and several
+    faces the cores; a chunk of each number of faces would be another program, and take
+    longer to compile than it saves. Where none may be cut out, `fit` shares the starts
+    among the cores instead.
 
     Args:
         model: The model.
@@ -40,8 +47,7 @@ def fit_photo_faces(
         (2,)
     """
     if cuts_faces_out(options):
-        one_by_one = 1 if jax.default_backend() == "cpu" else None
-        return fit_many(model, image, boxes, options=options, chunk=one_by_one)
+        return fit_many(model, image, boxes, options=options, chunk=1)
     return fit(model, image, boxes, options=options)
 
 
@@ -56,16 +62,22 @@ def programs_of_photo(
         options: The options.
 
     Returns:
-        A mark of each program that is needed at least: a face whose fit looks beyond
-        what was cut out at first takes one more.
+        A mark of each program that is needed at first: a face whose fit looks beyond
+        what was cut out takes one more.
 
     Example:
-        >>> boxes = np.array([[9.0, 9, 90, 90], [9, 9, 80, 80], [9, 9, 900, 900]])
-        >>> sorted(programs_of_photo((3000, 4000), boxes, FitOptions()))
-        [(256, 256), (2048, 2048)]
+        >>> boxes = np.array([[9.0, 9, 90, 90], [9, 9, 80, 80]])
+        >>> programs_of_photo((3000, 4000), boxes, FitOptions())
+        {(256, 256)}
         >>> programs_of_photo((3000, 4000), boxes, FitOptions.openface())
-        {(3, 4096, 4096)}
+        {(4096, 4096)}
     """
     if cuts_faces_out(options):
-        return {window_of_face(box, image_shape).shape for box in boxes}
-    return {(len(boxes), *canvas_shape(image_shape))}
+        canvases = {
+            i: Canvas(window_of_face(box, image_shape).shape, np.dtype(np.uint8))
+            for i, box in enumerate(boxes)
+        }
+        workers = num_cores() if jax.default_backend() == "cpu" else 1
+        planned = plan_chunks(canvases, most=1, workers=workers, devices=1)
+        return {chunk.canvas.shape for chunk in planned}
+    return {canvas_shape(image_shape)}

@@ -35,11 +35,13 @@ def keep_programs() -> None:
     """Has JAX keep what it compiles, unless the user has decided otherwise.
 
     Then only the first fit of a kind takes long, and not the first of each process. The
-    command calls it; in Python it is for you to call, before anything is compiled, and
-    best before JAX is loaded: XLA prints less then. JAX's own environment variables
-    come first: `JAX_COMPILATION_CACHE_DIR` names another folder,
-    `JAX_ENABLE_COMPILATION_CACHE=false` switches it off. The folder may be removed at
-    any time.
+    command calls it; in Python it is for you to call, before anything is compiled.
+    JAX's own environment variables come first: `JAX_COMPILATION_CACHE_DIR` names
+    another folder, `JAX_ENABLE_COMPILATION_CACHE=false` switches it off. The folder may
+    be removed at any time; a damaged file in it is removed instead of JAX's warning.
+
+    Called before JAX is loaded it also sets `TF_CPP_MIN_LOG_LEVEL=3`, unless that is
+    set: else XLA prints an error for every program that it finds in the folder.
 
     Example:
         >>> keep_programs()

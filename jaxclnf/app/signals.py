@@ -1,14 +1,20 @@
 """Signals that end a program, taken as Ctrl-C is: what was done is kept."""
 
 import contextlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 _NAMES = "SIGTERM", "SIGHUP"
 """Sent by `timeout`, containers and schedulers, and by a terminal that is closed. Not
 every system has the second."""
+
+
+_AGAIN = 2.0
+"""Seconds after which a signal counts once more."""
 
 
 class SignalEnd(KeyboardInterrupt):
@@ -29,8 +35,8 @@ class SignalEnd(KeyboardInterrupt):
 def interrupted_by_signals() -> Iterator[None]:
     """Lets SIGTERM, and SIGHUP where there is one, end a block as Ctrl-C does.
 
-    The first one raises `SignalEnd`; those after it are passed over, for `timeout`
-    sends two, and what was done is being kept. A signal that is ignored stays so, as
+    One raises `SignalEnd`; those just after it are passed over, for `timeout` sends
+    two, and what was done is being kept. A signal that is ignored stays so, as
     `nohup` wants it. Outside the main thread, where Python takes no signals, nothing is
     changed.
 
@@ -50,12 +56,13 @@ def interrupted_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    has_come = False
+    last = -math.inf
 
     def end(number: int, _: FrameType | None) -> None:
-        nonlocal has_come
-        if not has_come:
-            has_come = True
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _AGAIN:
+            last = now
             raise SignalEnd(number)
 
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]

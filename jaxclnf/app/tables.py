@@ -134,8 +134,8 @@ def write_openface_rows(
 ) -> None:
     """Writes a table in OpenFace's form.
 
-    Only a whole table gets the name; `partial_path` is removed then. Where an exception
-    ends it the rows so far go there, and the exception has a note that says so.
+    Only a whole table gets the name. Where an exception ends it the rows so far go to
+    `partial_path`, and the exception has a note that says so.
 
     Args:
         path: Where to; a file already there is replaced.
@@ -158,7 +158,6 @@ def write_openface_rows(
     except OSError as error:
         message = f"{path}: cannot be written ({error.strerror})"
         raise MediaError(with_notes(message, error)) from error
-    remove_partial(path)
 
 
 def write_rows(

@@ -18,7 +18,7 @@ from jaxclnf.app.media import make_folder
 from jaxclnf.app.names import check_name, output_names
 from jaxclnf.app.overlay import OVERLAY_SUFFIX, DrawnFace, OverlayWriter, draw_tracked
 from jaxclnf.app.streams import say, say_error
-from jaxclnf.app.tables import write_openface_rows
+from jaxclnf.app.tables import remove_partial, write_openface_rows
 from jaxclnf.app.video import Frame, Video, frames_of, open_video
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import OPENFACE_TRACKING_WINDOW_SIZES
@@ -46,8 +46,8 @@ class TrackCommand(FaceSetup):
     that is damaged the rows so far are kept; where NAME.avi cannot be written NAME.csv
     still is; each time the others go on and the exit code is 1. If it is interrupted
     the rows so far go to NAME.partial.csv, the pictures of --overlay to
-    NAME.partial.avi, and the exit code is 130. OpenFace's own options (-f, -out_dir,
-    -mloc, ...) are understood too.
+    NAME.partial.avi, and the exit code is 130, or 143 or 129 after SIGTERM or SIGHUP.
+    OpenFace's own options (-f, -out_dir, -mloc, ...) are understood too.
     """
 
     videos: Annotated[
@@ -190,7 +190,8 @@ class _Work:
         def drop_overlay(error: MediaError) -> None:
             nonlocal overlay
             overlay = None
-            say_error(f"{error}; the table is written without an overlay")
+            old = f", {path} is that of an earlier run" if path.exists() else ""
+            say_error(f"{error}; the table is written without an overlay{old}")
 
         def rows() -> Iterator[OpenFaceRow]:
             nonlocal count, good
@@ -218,6 +219,10 @@ class _Work:
             if not has_rows:
                 raise
             drop_overlay(error)  # whether it is whole is known at its end only
+        if not broken:
+            remove_partial(f"{target}.csv")
+            if overlay is not None:
+                remove_partial(path)
         files = f"{target}.csv" + f", {OVERLAY_SUFFIX}" * (overlay is not None)
         frames = f"{count} frame{'' if count == 1 else 's'}"
         print(f"{video.path}: {frames}, {good} with a face -> {files}")

@@ -64,9 +64,9 @@ class FitOptions:
     """Options of a fit.
 
     Numbers that stay of one type, Python's floats for instance, can change without
-    compiling again; others cannot. One that means nothing, such as a bandwidth of 0, is
-    a ValueError; in an array, which may not be known yet, it makes the fit
-    `Status.NONFINITE`.
+    compiling again; others cannot. One that means nothing is a ValueError. An array may
+    not be known yet: there a bandwidth of 0, or a negative bandwidth, prior or bound of
+    the modes, makes the fit `Status.NONFINITE`.
     """
 
     solver: SolverName = static(default="newton")
