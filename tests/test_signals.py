@@ -16,6 +16,15 @@ from jaxclnf.storage.npz import save_model
 HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # not on Windows
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """No signal is ignored, as `nohup` has it: the command would ignore it too."""
+    before = {n: signal.signal(n, signal.SIG_DFL) for n in {signal.SIGTERM, HANGUP}}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 @pytest.mark.parametrize(
