@@ -338,15 +338,18 @@ def test_an_overlay_that_cannot_be_written_costs_no_row(
     if when == "at once":
         monkeypatch.setattr("jaxclnf.app.overlay.cv2.VideoWriter", NoWriter)
         problem = f"{path}: the video cannot be written"
+        path.parent.mkdir()
+        path.touch()
+        end = f"an overlay, {path} is that of an earlier run"
     else:
         (path / "in the way").mkdir(parents=True)
-        problem = f"{path}: cannot be written ("
+        problem, end = f"{path}: cannot be written (", "an overlay"
     args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
     assert main([*args, "--overlay"]) == 1
     shown = capsys.readouterr()
     (told,) = [line for line in shown.err.splitlines() if "without an" in line]
     assert told.startswith(f"jaxclnf: {problem}")
-    assert told.endswith("; the table is written without an overlay")
+    assert told.endswith(f"; the table is written without {end}")
     assert shown.out == f"{folder}: 3 frames, 0 with a face -> {out}/v.csv\n"
     assert [r["frame"] for r in read_table(out, "v.csv")] == list("123")
     assert {*os.listdir(out)} <= {"v.csv", "v.avi"}

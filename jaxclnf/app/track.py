@@ -190,7 +190,7 @@ class _Work:
         def drop_overlay(error: MediaError) -> None:
             nonlocal overlay
             overlay = None
-            old = f", {path} is that of an earlier run" if path.exists() else ""
+            old = f", {path} is that of an earlier run" if path.is_file() else ""
             say_error(f"{error}; the table is written without an overlay{old}")
 
         def rows() -> Iterator[OpenFaceRow]:
