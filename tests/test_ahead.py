@@ -117,11 +117,16 @@ def test_an_interrupt_ends_the_threads():
         time.sleep(0.1)
         yield 2
 
-    before = threading.active_count()
-    items = made_ahead(slow(), room=1)
-    assert next(items) == 1
-    with pytest.raises(KeyboardInterrupt), closing(items):
-        asked.set()
-        next(items)
-        time.sleep(10)
-    assert threading.active_count() == before
+    # Shells have programs in the background ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        num_threads = threading.active_count()
+        items = made_ahead(slow(), room=1)
+        assert next(items) == 1
+        with pytest.raises(KeyboardInterrupt), closing(items):
+            asked.set()
+            next(items)
+            time.sleep(10)
+        assert threading.active_count() == num_threads
+    finally:
+        signal.signal(signal.SIGINT, before)
