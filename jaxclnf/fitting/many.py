@@ -249,7 +249,8 @@ def _fit_windows(
 ) -> Iterator[tuple[list[int], list[int], FitResult]]:
     """Fits faces in their windows: chunks of those whose canvases are alike.
 
-    Of each chunk: its faces, their places in it, and its results."""
+    Of each chunk: its faces, their places in it, and its results.
+    """
     backend = jax.default_backend()
     devices = 1 if mesh is None else mesh.size
     one_cpu = backend == "cpu" and mesh is None
