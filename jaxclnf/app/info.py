@@ -11,7 +11,9 @@ import numpy as np
 import tyro
 
 from jaxclnf.experts.types import CCNFExperts, CENExperts, PatchExperts
+from jaxclnf.fitting.likelihood import LikelihoodValidator
 from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.validate import Validator
 from jaxclnf.storage.load import DEFAULT_MODEL, load_model
 
 _LICENCE_LINES, _LICENCE_WIDTH = 6, 76
@@ -65,9 +67,14 @@ def _lines(model: CLNFModel) -> Iterator[str]:
     yield from _listed("parts", (_describe_part(p.name, p.model) for p in model.parts))
     if model.early_termination is not None:
         yield "starts      early termination"
-    if (validator := model.validator) is not None:
-        num_views, height, width = validator.mean.shape
-        yield f"validator   {num_views} views of {width} x {height} pixels"
+    match model.validator:
+        case Validator(mean=mean):
+            num_views, height, width = mean.shape
+            yield f"validator   network of {num_views} views, {width} x {height} pixels"
+        case LikelihoodValidator(weights=weights):
+            yield f"validator   log-likelihood at each of {len(weights)} scales"
+        case None:
+            yield "validator   none"
     if (boxes := model.box_calibration) is not None:
         yield f"boxes       shift {boxes.shift}, size {boxes.size} of a detected square"
     yield f"memory      {_num_bytes(model) / 1e6:.1f} MB"

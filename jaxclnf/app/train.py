@@ -22,6 +22,8 @@ from jaxclnf.fitting.model import CLNFModel, ModelInfo
 from jaxclnf.learn.boxes import calibrate_boxes, squares_of_faces
 from jaxclnf.learn.faces import LabelledFaces, held_out
 from jaxclnf.learn.masking import floor_spread
+from jaxclnf.learn.options import ValidatorOptions
+from jaxclnf.learn.validator import LearntValidator, learn_validator
 from jaxclnf.storage.npz import save_model
 
 
@@ -116,7 +118,13 @@ def train_model(
     faces = floor_spread(faces, config.labels.min_spread_percent)
     is_held_out = held_out(faces.names, config.labels.held_out)
     blendshapes = _read_blendshapes(config.shape.blendshapes)
-    decisive = dataclasses.replace(config, out=Path(), licence_files=(), provenance="")
+    decisive = dataclasses.replace(
+        config,
+        out=Path(),
+        licence_files=(),
+        provenance="",
+        validator=ValidatorOptions(),
+    )
     mark = fingerprint(decisive, faces)
     store = FolderStore(config.out / "checkpoints" / mark)
     say(f"{is_held_out.sum()} faces held out; checkpoints in {store.folder}")
@@ -148,9 +156,17 @@ def train_model(
     model = compact(
         CLNFModel(pdm=pdm, experts=experts, info=info, box_calibration=calibration)
     )
-    accuracy = held_out_accuracy(
-        model, shape.faces.pick(is_held_out), chain.yaw_of(shape.params)[is_held_out]
-    )
+    unseen = shape.faces.pick(is_held_out)
+    learnt = None
+    if config.validator.learn:
+        learnt = learn_validator(
+            model, unseen, config.validator, seed=config.seed, say=say
+        )
+    if learnt is not None:
+        say(f"validator: {learnt}")
+        model = dataclasses.replace(model, validator=learnt.validator)
+    yaw = chain.yaw_of(shape.params)[is_held_out]
+    accuracy = held_out_accuracy(model, unseen, yaw)
     say(f"held-out faces: {accuracy}")
     figures = {
         "held_out": int(is_held_out.sum()),
@@ -159,6 +175,7 @@ def train_model(
             [round(float(c), 3) for c in np.asarray(e.confidence).mean(axis=1)]
             for e in experts
         ],
+        "validator": None if learnt is None else _validator_figures(learnt),
         "accuracy": dataclasses.asdict(accuracy),
         "seed": config.seed,
         "checkpoints": mark,
@@ -210,6 +227,17 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{path}: cannot be read as text: {error}") from error
+
+
+def _validator_figures(learnt: LearntValidator) -> dict[str, list[float]]:
+    """For each scale."""
+    validator = learnt.validator
+    return {
+        "weights": [round(float(weight), 4) for weight in validator.weights],
+        "biases": [round(float(bias), 4) for bias in validator.biases],
+        "trusted_in_place": learnt.trusted_in_place,
+        "trusted_lost": learnt.trusted_lost,
+    }
 
 
 def _data_figures(config: TrainConfig, report: DataReport) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxclnf.app.toml_file import fill_dataclass, read_toml, require
-from jaxclnf.learn.options import ExpertOptions, ShapeOptions
+from jaxclnf.learn.options import ExpertOptions, ShapeOptions, ValidatorOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +124,8 @@ class TrainConfig:
     """The patch experts."""
     boxes: BoxOptions = BoxOptions()
     """Boxes that fits begin from."""
+    validator: ValidatorOptions = ValidatorOptions()
+    """When a fit is to be trusted."""
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense."""

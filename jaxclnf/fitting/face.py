@@ -2,18 +2,24 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxclnf.batching import in_turn_on_cpu
 from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.hypotheses import fit_starts
+from jaxclnf.fitting.likelihood import (
+    LikelihoodValidator,
+    response_level,
+    validate_likelihood,
+)
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.parts import WithParts, fit_parts, unfitted_part, worst_status
 from jaxclnf.fitting.progress import ScalesFit
 from jaxclnf.fitting.pruning import BestStart
 from jaxclnf.fitting.result import FitResult, FitTrace
-from jaxclnf.fitting.validate import CERTAINTY_THRESHOLD, validate
+from jaxclnf.fitting.schedule import windows_of_scales
+from jaxclnf.fitting.validate import CERTAINTY_THRESHOLD, Validator, validate
 from jaxclnf.fitting.warp import reach_of_warp
 from jaxclnf.pytree import filled
 from jaxclnf.shape.pdm import PDMParams
@@ -115,14 +121,20 @@ def conclude_face(
     success = ~is_failure(status)
     reach = join_reach(found.reach, whole.reach)
     certainty = jnp.full_like(fitted.log_likelihood, jnp.nan)
-    if model.validator is not None:
-        judge = validate if with_trace else in_turn_on_cpu(validate)
-        judged = judge(
-            model.validator, image, whole.landmarks, whole.params.euler, image_size
-        )
+    match model.validator:
+        case Validator() as network:
+            judge = validate if with_trace else in_turn_on_cpu(validate)
+            judged = judge(
+                network, image, whole.landmarks, whole.params.euler, image_size
+            )
+            reach = join_reach(reach, reach_of_warp(whole.landmarks))
+        case LikelihoodValidator() as validator:
+            judged = _by_likelihood(model, validator, fitted, options)
+        case None:
+            judged = None
+    if judged is not None:
         certainty = jnp.where(success, judged, 0)
         success = certainty > CERTAINTY_THRESHOLD
-        reach = join_reach(reach, reach_of_warp(whole.landmarks))
     result = FitResult(
         landmarks=whole.landmarks,
         params=whole.params,
@@ -217,6 +229,20 @@ def unfitted_face(
         reach=nan(4),
         parts={part.name: unfitted_part(part) for part in model.parts if with_parts},
     )
+
+
+def _by_likelihood(
+    model: CLNFModel,
+    validator: LikelihoodValidator,
+    fitted: ScalesFit,
+    options: FitOptions,
+) -> Float[Array, ""]:
+    """The certainty, from how the experts of the last scale respond."""
+    windows = windows_of_scales(model, options)
+    last = max(scale for scale, window in enumerate(windows) if window)
+    sigma = options.at_scale(model.experts[last].patch_scaling).sigma
+    level = response_level(fitted.log_likelihood, sigma, windows[last])
+    return validate_likelihood(validator, last, level)
 
 
 def _is_certified(fitted: ScalesFit, options: FitOptions) -> Bool[Array, ""]:

@@ -9,6 +9,7 @@ from jaxclnf.experts.types import CCNFExperts
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
+from jaxclnf.learn.boxes import box_off
 from jaxclnf.learn.faces import LabelledFaces
 
 NEAR_FRONTAL = np.radians(20.0)
@@ -76,14 +77,10 @@ def held_out_accuracy(
     for i in np.nonzero(np.abs(yaw) < NEAR_FRONTAL)[0]:
         known = np.isfinite(faces.spread[i])
         labels = faces.landmarks[i, known]
-        low, size = labels.min(axis=0), np.ptp(labels, axis=0)
-        centre = low + size / 2 + jitter / 2 * rng.normal(size=2) * size
-        wanted = size * np.exp(jitter * rng.normal())
-        box = np.concatenate([centre - wanted / 2, wanted])
+        box = box_off(rng, labels, jitter / 2, jitter)
         result = fit(model, faces.images[i], box, options=options)
-        apart = np.asarray(result.landmarks, np.float64)[known] - labels
-        distance = np.linalg.norm(apart, axis=1).mean()
-        distances.append(100 * distance / np.sqrt(size.prod()))
+        fitted = np.asarray(result.landmarks, np.float64)[known]
+        distances.append(percent_off(fitted, labels))
         converged.append(bool(result.converged))
     found = np.asarray(distances) if distances else np.asarray([np.nan])
     return Accuracy(
@@ -93,6 +90,27 @@ def held_out_accuracy(
         worst_tenth=round(float(np.quantile(found, 0.9)), 4),
         converged=round(float(np.mean(converged or [np.nan])), 4),
     )
+
+
+def percent_off(
+    landmarks: Float[np.ndarray, "n 2"], labels: Float[np.ndarray, "n 2"]
+) -> float:
+    """How far landmarks are from their labels.
+
+    Args:
+        landmarks: Landmarks, pixels.
+        labels: Where they should be.
+
+    Returns:
+        The mean distance in percent of the face's size, as in `Accuracy`.
+
+    Example:
+        >>> labels = np.asarray([[0.0, 0.0], [50.0, 200.0]])
+        >>> percent_off(labels + (3.0, 4.0), labels)
+        5.0
+    """
+    distance = np.linalg.norm(landmarks - labels, axis=1).mean()
+    return float(100 * distance / np.sqrt(np.ptp(labels, axis=0).prod()))
 
 
 def as_loaded(model: CLNFModel) -> CLNFModel:

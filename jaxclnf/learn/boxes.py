@@ -144,6 +144,35 @@ def squares_of_faces(
     return squares, boxes
 
 
+def box_off(
+    rng: np.random.Generator,
+    landmarks: Float[np.ndarray, "n 2"],
+    shift: float,
+    growth: float,
+) -> Float64[np.ndarray, " 4"]:
+    """A box that is not quite around a face, as those of a detector.
+
+    Args:
+        rng: Draws the errors.
+        landmarks: Landmarks of the face, pixels.
+        shift: Standard deviation of the box's shift along each axis, as a fraction of
+            its size there.
+        growth: Standard deviation of its logarithmic size.
+
+    Returns:
+        `(x, y, width, height)`.
+
+    Example:
+        >>> corners = np.asarray([[10.0, 20.0], [40.0, 70.0]])
+        >>> box_off(np.random.default_rng(0), corners, 0.0, 0.0).tolist()
+        [10.0, 20.0, 30.0, 50.0]
+    """
+    low, size = landmarks.min(axis=0), np.ptp(landmarks, axis=0)
+    centre = low + size / 2 + shift * rng.normal(size=2) * size
+    wanted = size * np.exp(growth * rng.normal())
+    return np.concatenate([centre - wanted / 2, wanted])
+
+
 def _centres(boxes: np.ndarray) -> np.ndarray:
     return boxes[..., :2] + boxes[..., 2:] / 2
 

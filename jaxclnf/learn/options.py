@@ -118,6 +118,25 @@ class ExpertOptions:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class ValidatorOptions:
+    """When a fit is to be trusted. Distances are means over the landmarks, in percent
+    of the size of the face: the square root of the area of its labels' box."""
+
+    learn: bool = True
+    """Whether to learn a validator, from fits of the held-out faces."""
+    in_place_percent: float = 5.0
+    """A fit that is no further from the labels is in place."""
+    lost_percent: float = 10.0
+    """One that is further is lost. Those between are not learnt from."""
+
+    def __post_init__(self) -> None:
+        """Refuses what makes no sense."""
+        near, far = self.in_place_percent, self.lost_percent
+        _require("in_place_percent", near, near > 0, "a positive number")
+        _require("lost_percent", far, far >= near, "in_place_percent or more")
+
+
 def _require(key: str, value: object, is_fine: object, expected: str) -> None:
     if not is_fine:
         raise ValueError(f"{key}: found {value}, expected {expected}")

@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxclnf.errors import MAX_FILE_BYTES, ModelFileError, read_bytes
 from jaxclnf.experts.types import CCNFExperts, CENExperts, CENLayer, SVRExperts
+from jaxclnf.fitting.likelihood import LikelihoodValidator
 from jaxclnf.fitting.model import (
     BoxCalibration,
     CLNFModel,
@@ -58,6 +59,7 @@ _TYPES = {
     "cen_layer": CENLayer,
     "early_termination": EarlyTermination,
     "validator": Validator,
+    "likelihood_validator": LikelihoodValidator,
     "face_warp": FaceWarp,
     "convolution": Convolution,
     "fully_connected": FullyConnected,

@@ -1,0 +1,85 @@
+"""Whether landmarks lie on a face: by how well the model's own experts respond there.
+
+A CCNF's responses are not divided by their sum, so their height says something: over
+faces it is high at the landmarks, and wherever else a fit comes to rest it is low.
+Nothing more is computed than the fit itself left behind.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxclnf.pytree import pytree_dataclass
+
+
+@pytree_dataclass
+class LikelihoodValidator:
+    """A validator that looks at the log-likelihood at the last scale of a fit.
+
+    With the level `m` of `response_level` at scale `k`, the certainty is
+    `sigmoid(weights[k] * m + biases[k])`: a logistic regression, learnt from fits that
+    are known to lie on a face or not. One entry for each scale of the model.
+    """
+
+    weights: Float[Array, " s"]
+    """What the level is multiplied with."""
+    biases: Float[Array, " s"]
+    """What is added then."""
+
+
+def response_level(
+    log_likelihood: Float[Array, ""],
+    sigma: Float[Array, ""] | float,
+    window_size: int,
+) -> Float[Array, ""]:
+    """The logarithm of a mean response: a log-likelihood without its kernel's size.
+
+    A density is a sum of responses under a kernel that is 1 in its middle. It grows
+    with the bandwidth and the window. Divided by the kernel's own sum over the window,
+    about its centre, it hardly does: fits with other options can be compared.
+
+    Args:
+        log_likelihood: Mean of the log kernel densities, see `FitResult`.
+        sigma: Bandwidth of the kernel, pixels of the map.
+        window_size: Side of the response maps, odd.
+
+    Returns:
+        The level.
+
+    Example:
+        >>> float(response_level(jnp.asarray(0.0), 1e6, 5))  # log(1 / 25)
+        -3.2188758248682006
+    """
+    reach = jnp.arange(window_size, dtype=log_likelihood.dtype) - window_size // 2
+    return log_likelihood - 2 * jnp.log(jnp.sum(jnp.exp(-0.5 * (reach / sigma) ** 2)))
+
+
+def validate_likelihood(
+    validator: LikelihoodValidator, scale_index: int, level: Float[Array, ""]
+) -> Float[Array, ""]:
+    """How certain it is that landmarks lie on a face.
+
+    Args:
+        validator: The validator.
+        scale_index: The last scale of the fit.
+        level: What `response_level` says of it.
+
+    Returns:
+        The certainty, between 0 and 1; 0 for a level that is not finite.
+
+    Raises:
+        ValueError: The validator has no such scale.
+
+    Example:
+        >>> even = LikelihoodValidator(weights=jnp.ones(2), biases=jnp.zeros(2))
+        >>> float(validate_likelihood(even, 1, jnp.asarray(0.0)))
+        0.5
+    """
+    num_scales = len(validator.weights)
+    if not 0 <= scale_index < num_scales:
+        raise ValueError(
+            f"found a validator of {num_scales} scales, expected one that has scale"
+            f" {scale_index}"
+        )
+    score = validator.weights[scale_index] * level + validator.biases[scale_index]
+    return jnp.where(jnp.isfinite(level), jax.nn.sigmoid(score), 0)

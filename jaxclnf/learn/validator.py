@@ -1,0 +1,184 @@
+"""When a fit is to be trusted: learnt from fits that came to rest on faces and off.
+
+The fits are those of the model itself, on faces that its experts have not seen, from
+boxes near the face and far from it. What tells them apart is how well the experts
+respond, see `jaxclnf.fitting.likelihood`; a logistic regression for each scale says how
+well is well enough.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.optimize import minimize
+from jaxtyping import Array, Bool, Float
+
+from jaxclnf.fitting.likelihood import (
+    LikelihoodValidator,
+    response_level,
+    validate_likelihood,
+)
+from jaxclnf.fitting.many import fit_many
+from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.options import DEFAULT_WINDOW_SIZES, FitOptions
+from jaxclnf.fitting.validate import CERTAINTY_THRESHOLD
+from jaxclnf.learn.accuracy import as_loaded, percent_off
+from jaxclnf.learn.boxes import box_off
+from jaxclnf.learn.faces import LabelledFaces
+from jaxclnf.learn.options import ValidatorOptions
+
+_OFF = 3 * ((0.025, 0.05),) + ((0.05, 0.1),) + 2 * ((0.3, 0.3),) + 2 * ((0.8, 0.5),)
+"""From where each face is fitted, see `box_off`: half of them near, half far."""
+
+_FEWEST = 5
+"""Fits that are needed of each kind at every scale."""
+
+_RIDGE = 1e-5
+"""Penalty on the squared weight, which keeps it finite where a level tells all fits
+apart."""
+
+
+class LearntValidator(NamedTuple):
+    """A validator, and how often it is right about the fits that it is learnt from."""
+
+    validator: LikelihoodValidator
+    """The validator."""
+    trusted_in_place: list[float]
+    """Share of the fits in place that are trusted, at each scale."""
+    trusted_lost: list[float]
+    """Share of the lost fits that are trusted."""
+
+    def __str__(self) -> str:
+        """One line for people, about the last scale."""
+        return (
+            f"trusts {self.trusted_in_place[-1]:.1%} of the fits in place and"
+            f" {self.trusted_lost[-1]:.1%} of the lost ones"
+        )
+
+
+def learn_validator(
+    model: CLNFModel,
+    faces: LabelledFaces,
+    options: ValidatorOptions,
+    *,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> LearntValidator | None:
+    """Learns a validator for each scale at which a fit may end.
+
+    Args:
+        model: The model; its own validator is not looked at.
+        faces: Faces that its experts have not seen.
+        options: Which fits are in place, and which lost.
+        seed: Of the boxes.
+        say: Shows progress.
+
+    Returns:
+        The validator; None where too few fits are in place or too few are lost.
+
+    Example:
+        >>> points = np.asarray(landmarks, np.float64)[None]
+        >>> one = LabelledFaces(("a",), (image,), points, np.ones(points.shape[:2]))
+        >>> learn_validator(model, one, ValidatorOptions(), say=print)
+        no validator: found 4 fits in place and 0 lost at scale 0, expected 5 of each
+    """
+    model = dataclasses.replace(as_loaded(model), parts=(), validator=None)
+    rng = np.random.default_rng(seed)
+    index = np.repeat(np.arange(len(faces)), len(_OFF))
+    known = np.isfinite(faces.spread)
+    boxes = np.asarray(
+        [
+            box_off(rng, faces.landmarks[i, known[i]], *off)
+            for i in range(len(faces))
+            for off in _OFF
+        ]
+    )
+    weights, biases, in_place, lost = [], [], [], []
+    for scale in range(len(model.experts)):
+        fits = FitOptions(starts=1, window_sizes=_windows_up_to(scale))
+        result = fit_many(
+            model.prepared(fits.window_sizes),
+            faces.images,
+            boxes,
+            image_index=index,
+            options=fits,
+        )
+        off = np.asarray(
+            [
+                percent_off(fitted[known[i]], faces.landmarks[i, known[i]])
+                for i, fitted in zip(index, np.asarray(result.landmarks), strict=True)
+            ]
+        )
+        level = _levels(model, scale, result.log_likelihood, fits)
+        is_near = off < options.in_place_percent
+        is_far = off > options.lost_percent
+        if min(is_near.sum(), is_far.sum()) < _FEWEST:
+            say(
+                f"no validator: found {is_near.sum()} fits in place and {is_far.sum()}"
+                f" lost at scale {scale}, expected {_FEWEST} of each"
+            )
+            return None
+        used = is_near | is_far
+        weight, bias = fit_logistic(level[used], is_near[used])
+        weights.append(weight)
+        biases.append(bias)
+        one = LikelihoodValidator(weights=jnp.stack([weight]), biases=jnp.stack([bias]))
+        judge = jax.vmap(lambda x, one=one: validate_likelihood(one, 0, x))
+        trusted = np.asarray(judge(level)) > CERTAINTY_THRESHOLD
+        in_place.append(round(float(trusted[is_near].mean()), 4))
+        lost.append(round(float(trusted[is_far].mean()), 4))
+    validator = LikelihoodValidator(
+        weights=jnp.stack(weights), biases=jnp.stack(biases)
+    )
+    return LearntValidator(validator, in_place, lost)
+
+
+def fit_logistic(
+    x: Float[Array, " f"], is_good: Bool[np.ndarray, " f"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """A logistic regression on one number, for which both kinds count the same.
+
+    Args:
+        x: The number.
+        is_good: Of which kind each is; there are some of each.
+
+    Returns:
+        Weight and bias of `sigmoid(weight * x + bias)`, the probability of a good one.
+
+    Example:
+        >>> x = jnp.asarray([0.0, 1.0, 2.0, 1.0, 2.0, 3.0])
+        >>> weight, bias = fit_logistic(x, np.asarray([False] * 3 + [True] * 3))
+        >>> round(float(-bias / weight), 3)  # half way between the kinds
+        1.5
+    """
+    good = jnp.asarray(is_good)
+    share = np.where(is_good, 0.5 / is_good.sum(), 0.5 / (~is_good).sum())
+    share = jnp.asarray(share, x.dtype)
+    middle, spread = jnp.sum(share * x), jnp.std(x)
+
+    def loss(theta: Float[Array, " 2"]) -> Float[Array, ""]:
+        score = theta[0] * (x - middle) / spread + theta[1]
+        losses = jax.nn.softplus(jnp.where(good, -score, score))
+        return jnp.sum(share * losses) + _RIDGE * theta[0] ** 2
+
+    found = minimize(loss, jnp.zeros(2, x.dtype), method="BFGS").x
+    weight = found[0] / spread
+    return weight, found[1] - weight * middle
+
+
+def _windows_up_to(scale: int) -> tuple[int, ...]:
+    """The usual windows of the scales up to one; of further ones, that of the last."""
+    usual = DEFAULT_WINDOW_SIZES + DEFAULT_WINDOW_SIZES[-1:] * scale
+    return usual[: scale + 1]
+
+
+def _levels(
+    model: CLNFModel, scale: int, log_likelihoods: Float[Array, " f"], fits: FitOptions
+) -> Float[Array, " f"]:
+    """What the experts say of each fit; NaN after a failure."""
+    sigma = fits.at_scale(model.experts[scale].patch_scaling).sigma
+    window = fits.window_sizes[scale]
+    return jax.vmap(lambda x: response_level(x, sigma, window))(log_likelihoods)

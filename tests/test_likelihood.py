@@ -1,0 +1,254 @@
+"""The validator that looks at the experts' own responses: level, certainty, fits."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxclnf import (
+    CLNFModel,
+    FitOptions,
+    LikelihoodValidator,
+    Status,
+    TrackOptions,
+    fit,
+    fit_many,
+    load_model,
+    save_model,
+    start_tracking,
+    track_frame,
+)
+from jaxclnf.app.info import describe_model
+from jaxclnf.fitting.likelihood import response_level, validate_likelihood
+from jaxclnf.learn.accuracy import percent_off
+from jaxclnf.learn.boxes import box_off
+from jaxclnf.learn.faces import LabelledFaces
+from jaxclnf.learn.options import ValidatorOptions
+from jaxclnf.learn.validator import fit_logistic, learn_validator
+from jaxclnf.solver.kde import log_kde
+
+SMALL = FitOptions(window_sizes=(7,))
+level_of = jax.jit(response_level, static_argnums=2)
+
+
+def judging(model: CLNFModel, weight: float, middle: float) -> CLNFModel:
+    """The model with a validator whose certainty is one half at a level."""
+    count, dtype = len(model.experts), model.pdm.mean_shape.dtype
+    validator = LikelihoodValidator(
+        weights=jnp.full(count, weight, dtype),
+        biases=jnp.full(count, -weight * middle, dtype),
+    )
+    return dataclasses.replace(model, validator=validator)
+
+
+# Level and certainty.
+
+
+@pytest.mark.parametrize("window", [5, 7, 11])
+@pytest.mark.parametrize("sigma", [1.25, 1.875, 3.0])
+def test_the_level_of_equal_responses_is_their_logarithm(window: int, sigma: float):
+    maps = jnp.full((1, window, window), 0.3)
+    centre = jnp.full((1, 2), window // 2, maps.dtype)
+    (density,), _ = log_kde(maps, centre, jnp.asarray(sigma))
+    assert float(level_of(density, sigma, window)) == pytest.approx(np.log(0.3))
+
+
+def test_certainty_is_a_logistic_of_the_level():
+    validator = LikelihoodValidator(
+        weights=jnp.asarray([2.0, 10.0]), biases=jnp.asarray([1.0, 30.0])
+    )
+    judge = jax.jit(validate_likelihood, static_argnums=1)
+    assert float(judge(validator, 0, jnp.asarray(-0.5))) == 0.5
+    for scale, weight, bias in ((0, 2.0, 1.0), (1, 10.0, 30.0)):
+        found = float(judge(validator, scale, jnp.asarray(-2.9)))
+        assert found == pytest.approx(1 / (1 + np.exp(2.9 * weight - bias)))
+    for level in (np.nan, -np.inf, np.inf):
+        assert float(judge(validator, 1, jnp.asarray(level))) == 0
+
+
+def test_certainty_under_vmap_grad_and_float32():
+    single = LikelihoodValidator(
+        weights=jnp.asarray([8.0], jnp.float32), biases=jnp.asarray([2.0], jnp.float32)
+    )
+    levels = jnp.linspace(-2, 2, 9, dtype=jnp.float32)
+    found = jax.vmap(lambda x: validate_likelihood(single, 0, x))(levels)
+    assert found.dtype == jnp.float32 and (jnp.diff(found) >= 0).all()
+    slope = jax.grad(lambda x: validate_likelihood(single, 0, x))(levels[4])
+    assert float(slope) == pytest.approx(8 * float(found[4] * (1 - found[4])))
+
+
+def test_a_scale_that_the_validator_lacks():
+    one = LikelihoodValidator(weights=jnp.ones(1), biases=jnp.zeros(1))
+    message = "found a validator of 1 scales, expected one that has scale 1"
+    with pytest.raises(ValueError, match=message):
+        validate_likelihood(one, 1, jnp.asarray(0.0))
+
+
+# Fits.
+
+
+@pytest.mark.parametrize(
+    ("options", "scale"),
+    [
+        (SMALL, 0),
+        (FitOptions(window_sizes=(7, 9)), 1),
+        pytest.param(FitOptions(window_sizes=(0, 7)), 1, marks=pytest.mark.slow),
+        pytest.param(
+            FitOptions.openface(parts=False), 1, marks=pytest.mark.slow, id="openface"
+        ),
+    ],
+)
+def test_a_fit_is_judged_at_its_last_scale(example: dict, options, scale: int):
+    options = dataclasses.replace(options, starts=1)
+    model = judging(example["model"], 0.7, -2.0)
+    result = fit(model, example["image"], example["box"], options=options)
+    sigma = options.at_scale(model.experts[scale].patch_scaling).sigma
+    window = options.window_sizes[scale]
+    level = float(level_of(result.log_likelihood, sigma, window))
+    expected = 1 / (1 + np.exp(-0.7 * (level + 2.0)))
+    assert float(result.certainty) == pytest.approx(expected, rel=1e-9)
+
+
+def test_success_is_what_the_validator_says(example: dict):
+    place = example["image"], example["box"]
+    plain = fit(example["model"], *place, options=SMALL)
+    assert np.isnan(plain.certainty) and plain.success
+    sigma = SMALL.at_scale(example["model"].experts[0].patch_scaling).sigma
+    level = float(level_of(plain.log_likelihood, sigma, 7))
+    for middle, success in ((level - 0.1, True), (level + 0.1, False)):
+        model = judging(example["model"], 50.0, middle)
+        result = fit(model, *place, options=SMALL)
+        assert bool(result.success) == success
+        assert result.status == Status.CONVERGED and result.certified
+        np.testing.assert_array_equal(result.landmarks, plain.landmarks)
+    model = judging(example["model"], 50.0, level - 0.1)
+    boxes = np.stack([example["box"], np.full(4, np.nan)])
+    both = fit_many(model, [example["image"]] * 2, boxes, options=SMALL)
+    assert both.success.tolist() == [True, False]
+    assert float(both.certainty[0]) > 0.9 and not both.certainty[1] > 0
+
+
+def test_a_face_that_goes_is_noticed(example: dict):
+    """Its picture gives way to noise: the fit still converges, but is not trusted."""
+    noise = np.random.default_rng(0).integers(0, 256, example["image"].shape)
+    pictures = [example["image"]] * 2 + [noise.astype(np.uint8)] * 2
+    pictures += [example["image"]]
+    fits = [fit(example["model"], p, example["box"], options=SMALL) for p in pictures]
+    sigma = SMALL.at_scale(example["model"].experts[0].patch_scaling).sigma
+    levels = [float(level_of(f.log_likelihood, sigma, 7)) for f in fits]
+    assert levels[2] < levels[0] - 0.2
+    model = judging(example["model"], 50.0, (levels[0] + levels[2]) / 2)
+    options = TrackOptions(first=SMALL, follow=SMALL)
+    state, good, asked = start_tracking(model, options), [], []
+
+    for i, picture in enumerate(pictures):
+
+        def detect(i: int = i) -> np.ndarray | None:
+            asked.append(i)
+            return None if 2 <= i <= 3 else np.asarray(example["box"])
+
+        state, result = track_frame(model, picture, state, options, detect)
+        good.append(bool(result.success))
+    assert good == [True, True, False, False, True]
+    assert asked[:2] == [0, 2]  # the first frame, and when it was lost
+    # Without a validator nobody notices.
+    plain = start_tracking(example["model"], options)
+    for picture in pictures[:3]:
+        plain, result = track_frame(
+            example["model"],
+            picture,
+            plain,
+            options,
+            lambda: np.asarray(example["box"]),
+        )
+    assert result.success
+
+
+def test_it_is_stored_and_described(example: dict, tmp_path: Path):
+    model = judging(example["model"], 12.0, -2.5)
+    save_model(model, tmp_path / "model.npz")
+    again = load_model(tmp_path / "model.npz").validator
+    assert isinstance(again, LikelihoodValidator)
+    np.testing.assert_array_equal(again.biases, np.float32([30.0, 30.0]))
+    assert "log-likelihood at each of 2 scales" in describe_model(model)
+    assert "validator   none" in describe_model(example["model"])
+
+
+# Learning.
+
+
+def test_a_logistic_regression_finds_what_made_the_data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1, 40_000)
+    # Of both kinds about as many, so that weighing them the same changes nothing.
+    good = rng.uniform(size=len(x)) < 1 / (1 + np.exp(-3 * x))
+    weight, bias = fit_logistic(jnp.asarray(x), good)
+    assert float(weight) == pytest.approx(3, rel=0.05)
+    assert float(bias) == pytest.approx(0, abs=0.1)
+
+
+def test_both_kinds_count_the_same_and_separable_ones_stay_finite():
+    x = jnp.asarray([0.0] * 3 + [1.0])
+    good = np.asarray([False] * 3 + [True])
+    weight, bias = fit_logistic(x, good)
+    assert np.isfinite(weight) and float(weight) > 5
+    assert float(-bias / weight) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_boxes_and_distances():
+    rng = np.random.default_rng(0)
+    labels = rng.uniform(0, 100, (12, 2))
+    size = np.ptp(labels, axis=0)
+    boxes = np.stack([box_off(rng, labels, 0.2, 0.1) for _ in range(4000)])
+    centres = boxes[:, :2] + boxes[:, 2:] / 2 - labels.min(axis=0) - size / 2
+    np.testing.assert_allclose(centres.std(axis=0) / size, 0.2, rtol=0.05)
+    growth = np.log(boxes[:, 2:] / size)
+    np.testing.assert_allclose(growth.std(axis=0), 0.1, rtol=0.05)
+    np.testing.assert_array_almost_equal(growth[:, 0], growth[:, 1])
+    off = percent_off(labels + (0.3, 0.4), labels)
+    assert off == pytest.approx(50 / np.sqrt(size.prod()))
+
+
+@pytest.mark.slow
+def test_a_validator_is_learnt_from_fits(example: dict):
+    """Of one face, from many boxes; the experts respond best where they belong."""
+    model = example["model"]
+    points = np.asarray(fit(model, example["image"], example["box"]).landmarks)
+    count = 12
+    faces = LabelledFaces(
+        names=tuple(map(str, range(count))),
+        images=(example["image"],) * count,
+        landmarks=np.stack([points] * count),
+        spread=np.ones((count, len(points))),
+    )
+    said: list[str] = []
+    learnt = learn_validator(model, faces, ValidatorOptions(), say=said.append)
+    assert learnt is not None and said == []
+    assert learnt.validator.weights.shape == (2,)
+    assert min(learnt.trusted_in_place) > max(learnt.trusted_lost)
+    again = learn_validator(judging(model, 1.0, 0.0), faces, ValidatorOptions())
+    assert again is not None
+    np.testing.assert_array_equal(again.validator.weights, learnt.validator.weights)
+    options = ValidatorOptions(in_place_percent=1e-6, lost_percent=1e3)
+    assert learn_validator(model, faces, options, say=said.append) is None
+    assert "expected 5 of each" in said[-1]
+
+
+# The embedded model.
+
+
+def test_the_embedded_model_trusts_no_pictures_without_faces():
+    """A black one, noise and a ramp: all converge, none is trusted."""
+    model = load_model()
+    assert isinstance(model.validator, LikelihoodValidator)
+    shape = (160, 160)
+    noise = np.random.default_rng(0).integers(0, 256, shape)
+    ramp = np.tile(np.linspace(0, 255, shape[1]), (shape[0], 1))
+    pictures = [p.astype(np.uint8) for p in (np.zeros(shape), noise, ramp)]
+    boxes = np.tile(np.asarray([40.0, 40.0, 80.0, 80.0]), (3, 1))
+    result = fit_many(model, pictures, boxes, options=FitOptions(starts=1))
+    assert (result.status == Status.CONVERGED).all()
+    assert (result.certainty < 0.01).all() and not result.success.any()
