@@ -14,6 +14,7 @@ def face(
     status: Status = Status.CONVERGED,
     box: tuple[float, ...] = (100, 100, 200, 200),
     num_landmarks: int = 68,
+    success: bool = True,
 ) -> Face:
     rng = np.random.default_rng(0)
     x, y, width, height = box
@@ -24,6 +25,7 @@ def face(
         params_global=np.zeros(6),
         status=status,
         converged=status == Status.CONVERGED,
+        success=success,
         steps=42,
         log_likelihood=0.0,
         view=0,
@@ -61,6 +63,8 @@ def test_colours_tell_the_status():
     failed = draw_fits(grey(), [face(Status.NONFINITE)])
     assert has_hue(failed, RED) and not has_hue(failed, GREEN)
     assert (draw_fits(grey(), [face(Status.MAX_STEPS)]) != converged).any()
+    doubtful = draw_fits(grey(), [face(success=False)])
+    assert not has_hue(doubtful, GREEN) and not has_hue(doubtful, RED)
 
 
 def test_failed_faces_show_no_landmarks():

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from jaxclnf import (
     LikelihoodValidator,
     Status,
     TrackOptions,
+    detect_faces,
     fit,
     fit_many,
     load_model,
@@ -30,6 +32,7 @@ from jaxclnf.learn.options import ValidatorOptions
 from jaxclnf.learn.validator import fit_logistic, learn_validator
 from jaxclnf.solver.kde import log_kde
 
+PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "astronaut.jpg"
 SMALL = FitOptions(window_sizes=(7,))
 level_of = jax.jit(response_level, static_argnums=2)
 
@@ -252,3 +255,29 @@ def test_the_embedded_model_trusts_no_pictures_without_faces():
     result = fit_many(model, pictures, boxes, options=FitOptions(starts=1))
     assert (result.status == Status.CONVERGED).all()
     assert (result.certainty < 0.01).all() and not result.success.any()
+
+
+@pytest.mark.slow
+def test_a_face_that_jumps_is_looked_for_again():
+    """By more than the windows reach; without a validator the fit would stay behind."""
+    model = load_model()
+    grey = cv2.imread(str(PHOTOGRAPH), cv2.IMREAD_GRAYSCALE)
+    jumps = [(0, 0), (2, 1), (62, 1), (64, 3)]
+    pictures = [np.roll(grey, jump, axis=(0, 1)) for jump in jumps]
+    options = TrackOptions()
+    model = model.prepared(*options.window_sizes)
+    state, asked, landmarks = start_tracking(model, options), [], []
+    for i, picture in enumerate(pictures):
+
+        def detect(i: int = i, picture: np.ndarray = picture) -> np.ndarray:
+            asked.append(i)
+            (box,) = detect_faces(picture, calibration=model.box_calibration)
+            return box
+
+        state, result = track_frame(model, picture, state, options, detect)
+        assert result.success and float(result.certainty) > 0.9
+        landmarks.append(np.asarray(result.landmarks))
+    assert asked == [0, 2]
+    for (down, right), found in zip(jumps, landmarks, strict=True):
+        apart = np.linalg.norm(found - (right, down) - landmarks[0], axis=1)
+        assert apart.max() < 1.5

@@ -585,9 +585,9 @@ def test_main_file_brings_its_validator(folder):
     model = read_openface_model(folder / "main.txt")
     expected = read_validator(folder / "validator.txt")
     chex.assert_trees_all_equal(model.validator, expected)
-    assert "validator   3 views of 12 x 14 pixels" in describe_model(model)
+    assert "validator   network of 3 views, 12 x 14 pixels" in describe_model(model)
     plain = read_openface_model(folder / "clm.txt")
-    assert plain.validator is None and "validator" not in describe_model(plain)
+    assert plain.validator is None and "validator   none" in describe_model(plain)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

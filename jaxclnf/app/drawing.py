@@ -43,8 +43,8 @@ def draw_fits(
     """Draws faces over a photograph.
 
     Each face has its start box, its landmarks (joined by part where there are 68) and
-    a label: its number, how the fit ended, how many steps it took. Green has
-    converged, amber has not, red has failed and shows no landmarks.
+    a label: its number, how the fit ended, how many steps it took. Green has converged
+    and is trusted, amber has not or is not, red has failed and shows no landmarks.
 
     Args:
         bgr: Photograph with channels blue, green, red; left as it is.
@@ -79,7 +79,7 @@ def _enlarged(bgr: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _color(face: Face) -> tuple[int, int, int]:
-    if face.status == Status.CONVERGED:
+    if face.status == Status.CONVERGED and face.success:
         return _GOOD
     return _FAILED if face.failed else _UNCERTAIN
 
@@ -159,6 +159,8 @@ def _draw_label(
 ) -> None:
     status = face.status.name.lower().replace("_", " ")
     text = f"{index}: {status}, {face.steps} steps"
+    if not (face.success or face.failed):
+        text += ", not trusted"
     font_scale, thickness = 0.45 * unit, max(1, round(unit))
     (text_width, text_height), descent = cv2.getTextSize(
         text, _FONT, font_scale, thickness

@@ -149,14 +149,14 @@ class FitCommand(FaceSetup):
                 say_error(f"{image}: {problem} in {self.boxes}")
             files = [f"{name}.csv", f"{name}.png" if self.picture else ""]
             record.rows.append((image, len(faces), converged, problem, *files))
+            verdicts = []
             # OpenFace's five steps are seldom enough to converge.
-            verdict = (
-                f"{converged} converged"
-                if self.dialect == "converged"
-                else f"{good} judged good"
-            )
+            if self.dialect == "converged":
+                verdicts.append(f"{converged} converged")
+            if work.model.validator is not None or not verdicts:
+                verdicts.append(f"{good} judged good")
             written = f"{out / name}.csv" + ", .png" * self.picture
-            print(_progress(image, len(faces), verdict, problem, written))
+            print(_progress(image, len(faces), ", ".join(verdicts), problem, written))
         return all_done
 
     def _detector(self, model: CLNFModel) -> FaceDetector | None:

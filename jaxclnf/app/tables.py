@@ -44,6 +44,8 @@ class Face:
     """How the fit ended."""
     converged: bool
     """Whether every phase of the fit converged."""
+    success: bool
+    """Whether it is to be trusted."""
     steps: int
     """Steps of all phases together."""
     log_likelihood: float
@@ -93,6 +95,7 @@ def _face(box: np.ndarray, result: FitResult) -> Face:
         params_global=np.asarray(_params_global(result.params)),
         status=Status(int(result.status)),
         converged=bool(result.converged),
+        success=bool(result.success),
         steps=int(np.sum(result.num_steps)),
         log_likelihood=float(result.log_likelihood),
         view=int(result.view),

@@ -47,8 +47,9 @@ def response_level(
         The level.
 
     Example:
-        >>> float(response_level(jnp.asarray(0.0), 1e6, 5))  # log(1 / 25)
-        -3.2188758248682006
+        >>> level = response_level(jnp.asarray(0.0), 1e6, 5)
+        >>> round(float(jnp.exp(level)), 6)  # one of 25 pixels
+        0.04
     """
     reach = jnp.arange(window_size, dtype=log_likelihood.dtype) - window_size // 2
     return log_likelihood - 2 * jnp.log(jnp.sum(jnp.exp(-0.5 * (reach / sigma) ** 2)))

@@ -83,7 +83,7 @@ def learn_validator(
         >>> points = np.asarray(landmarks, np.float64)[None]
         >>> one = LabelledFaces(("a",), (image,), points, np.ones(points.shape[:2]))
         >>> learn_validator(model, one, ValidatorOptions(), say=print)
-        no validator: found 4 fits in place and 0 lost at scale 0, expected 5 of each
+        no validator: found 4 fits in place and 4 lost at scale 0, expected 5 of each
     """
     model = dataclasses.replace(as_loaded(model), parts=(), validator=None)
     rng = np.random.default_rng(seed)
