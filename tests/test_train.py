@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxclnf import FitOptions, PDMParams, Status, fit, load_model, project, save_model
+from jaxclnf import (
+    FitOptions,
+    LikelihoodValidator,
+    PDMParams,
+    Status,
+    fit,
+    load_model,
+    project,
+    save_model,
+)
 from jaxclnf.app.cli import main
 from jaxclnf.app.errors import ArgumentError
 from jaxclnf.app.media import write_png
@@ -155,6 +164,12 @@ def test_the_summary_tells_what_was_done(trained: Path) -> None:
     assert summary["held_out"] == held_out(names, 0.3).sum()
     assert summary["data"] == [{"images": "faces", "used": 60, "marked_unused": 0}]
     assert summary["accuracy"]["num_faces"] > 0
+    (in_place,), (lost,) = (
+        summary["validator"][f"trusted_{kind}"] for kind in ("in_place", "lost")
+    )
+    assert in_place > 0.85 and lost < 0.1
+    model = load_model(trained / "build" / "tiny.npz")
+    assert isinstance(model.validator, LikelihoodValidator)
     assert not list((trained / "build").glob(".*"))
 
 

@@ -15,6 +15,7 @@ from jaxclnf.app.train_config import (
     TrainConfig,
     read_train_config,
 )
+from jaxclnf.learn.options import ValidatorOptions
 
 FULL = """
 name = "mine"
@@ -42,6 +43,9 @@ outline = []
 
 [boxes]
 calibrate = false
+
+[validator]
+lost_percent = 25
 """
 
 LEAST = 'name = "a"\nout = "b"\n[[data]]\nimages = "."\n'
@@ -85,6 +89,7 @@ def test_everything_is_read(folder: Path):
         ),
         labels=LabelOptions(held_out=0.2, max_face_px=200.0, outline=()),
         boxes=BoxOptions(calibrate=False),
+        validator=ValidatorOptions(lost_percent=25.0),
     )
 
 
@@ -133,6 +138,7 @@ def test_defaults(folder: Path):
         ("[]", "[5, 2]", "[labels] outline: found [5, 2], expected two landmarks"),
         ("[]", "[5, '2']", '[labels] outline #2: found "2", expected a whole number'),
         ("false", "0", "[boxes] calibrate: found 0, expected true or false"),
+        ("= 25", "= 4", "[validator] lost_percent: found 4.0, expected in_place_perce"),
         ("calibrate", "calibrat", "[boxes] calibrat: found an unknown key, expected c"),
     ],
 )
