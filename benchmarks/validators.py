@@ -7,13 +7,17 @@ from one that is off by half the face, and from one somewhere in the picture, wi
 frontal start and each set of options; no parts. A fit is in place if its mean distance
 from the ground truth is below 6 % of the face's size (the square root of the area of
 its box), lost from 12 % on. Prints Markdown: how many of both are trusted
-(`FitResult.success`).
+(`FitResult.success`); and how many of those in place from the true box, by yaw, and in
+pictures that were blurred or given noise.
 """
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import jax
 import numpy as np
 from annotated import openface_model, set_folders
 
@@ -32,6 +36,8 @@ OPTIONS = {
     "openface": jaxclnf.FitOptions.openface(parts=False),
     "default, following": jaxclnf.TrackOptions().follow,
     "openface, following": jaxclnf.TrackOptions.openface(parts=False).follow,
+    "default, prior 4 times as stiff": jaxclnf.FitOptions(reg_factor=100.0),
+    "default, twice the bandwidth": jaxclnf.FitOptions(sigma=3.0),
 }
 """Options by the name in the table; one start and no parts for all."""
 
@@ -52,63 +58,155 @@ def boxes_around(
     )
 
 
-def trusted(
+def blurred(share: float) -> Callable[[np.ndarray, float], np.ndarray]:
+    """Blurs a picture; a Gaussian of that share of the face's size, which is given."""
+    return lambda grey, size: cv2.GaussianBlur(grey, (0, 0), share * size)
+
+
+def noisy(sigma: float) -> Callable[[np.ndarray, float], np.ndarray]:
+    """Adds noise of a standard deviation, grey values."""
+
+    def noise(grey: np.ndarray, size: float) -> np.ndarray:
+        drawn = np.random.default_rng(0).normal(0, sigma, grey.shape)
+        return np.clip(grey + drawn, 0, 255).astype(np.uint8)
+
+    return noise
+
+
+PICTURES = {
+    "as they are": lambda grey, size: grey,
+    "blurred by 2 % of the face": blurred(0.02),
+    "blurred by 4 %": blurred(0.04),
+    "blurred by 6 %": blurred(0.06),
+    "noise of 25 grey values": noisy(25.0),
+    "noise of 50": noisy(50.0),
+}
+"""What is done to the pictures, by its name in the table."""
+
+YAW_DEG = (0, 10, 20, 30, 90)
+
+
+def cut_out(grey: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A face with as much around it on each side, and where the picture begins."""
+    low = np.maximum(np.floor(box[:2] - box[2:]), 0).astype(int)
+    high = np.ceil(box[:2] + 2 * box[2:]).astype(int)
+    return grey[low[1] : high[1], low[0] : high[0]], low
+
+
+def fitted(
     model: jaxclnf.CLNFModel,
     faces: list[AnnotatedFace],
     greys: list[np.ndarray],
+    boxes: np.ndarray,
     options: jaxclnf.FitOptions,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fits all faces from all boxes.
+) -> tuple[np.ndarray, jaxclnf.FitResult]:
+    """Fits all faces, each from as many boxes.
+
+    Args:
+        model: The model.
+        faces: The faces.
+        greys: The picture of each.
+        boxes: The boxes of each, `(f, k, 4)`.
+        options: The options; one start is used, and no parts.
 
     Returns:
-        Distance from the ground truth in percent, and whether each fit is trusted.
+        Distance from the ground truth in percent of each face's size, and the fits,
+        with one leading axis.
     """
-    rng = np.random.default_rng(0)
-    boxes = [
-        boxes_around(face, grey.shape, rng)
-        for face, grey in zip(faces, greys, strict=True)
-    ]
-    index = np.repeat(np.arange(len(faces)), len(boxes[0]))
+    options = dataclasses.replace(options, starts=1, use_parts=False)
+    index = np.repeat(np.arange(len(faces)), boxes.shape[1])
     result = jaxclnf.fit_many(
         model.prepared(options.window_sizes),
         greys,
-        np.concatenate(boxes),
+        boxes.reshape(-1, 4),
         image_index=index,
         options=options,
     )
     landmarks = np.asarray(result.landmarks, np.float64)
     off = [
-        percent_off(fitted, faces[i].landmarks)
-        for i, fitted in zip(index, landmarks, strict=True)
+        percent_off(found, faces[i].landmarks)
+        for i, found in zip(index, landmarks, strict=True)
     ]
-    return np.asarray(off), np.asarray(result.success)
+    return np.asarray(off), result
+
+
+def cell(success: np.ndarray, which: np.ndarray) -> str:
+    """How many of some fits are trusted."""
+    if not which.any():
+        return "none"
+    return f"{100 * success[which].mean():.1f} % of {which.sum()}"
+
+
+def report_options(
+    name: str,
+    model: jaxclnf.CLNFModel,
+    faces: list[AnnotatedFace],
+    greys: list[np.ndarray],
+) -> None:
+    """All options, from boxes on the face, near it and off it."""
+    rng = np.random.default_rng(0)
+    boxes = np.stack(
+        [
+            boxes_around(face, grey.shape, rng)
+            for face, grey in zip(faces, greys, strict=True)
+        ]
+    )
+    for title, options in OPTIONS.items():
+        off, result = fitted(model, faces, greys, boxes, options)
+        kinds = (off < IN_PLACE, off >= LOST, (off >= IN_PLACE) & (off < LOST))
+        cells = (cell(np.asarray(result.success), kind) for kind in kinds)
+        print(f"| {name} | {title} | {' | '.join(cells)} |", flush=True)
+
+
+def report_pictures(
+    name: str,
+    model: jaxclnf.CLNFModel,
+    faces: list[AnnotatedFace],
+    greys: list[np.ndarray],
+) -> None:
+    """Good and bad pictures, from the true box, by yaw of the fit."""
+    cuts = [cut_out(grey, face.box) for face, grey in zip(faces, greys, strict=True)]
+    moved = [
+        dataclasses.replace(
+            face, landmarks=face.landmarks - low, box=face.box - [*low, 0, 0]
+        )
+        for face, (_, low) in zip(faces, cuts, strict=True)
+    ]
+    boxes = np.stack([face.box for face in moved])[:, None]
+    for title, change in PICTURES.items():
+        pictures = [
+            change(grey, float(np.sqrt(face.box[2:].prod())))
+            for face, (grey, _) in zip(faces, cuts, strict=True)
+        ]
+        off, result = fitted(model, moved, pictures, boxes, OPTIONS["default"])
+        yaw = np.degrees(np.abs(np.asarray(jax.vmap(lambda p: p.euler)(result.params))))
+        ranges = zip(YAW_DEG[:-1], YAW_DEG[1:], strict=True)
+        kinds = [(yaw[:, 1] >= low) & (yaw[:, 1] < high) for low, high in ranges]
+        success, in_place = np.asarray(result.success), off < IN_PLACE
+        cells = (cell(success, in_place & kind) for kind in [in_place, *kinds])
+        print(f"| {name} | {title} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
-    """Runs all models with all options."""
+    """Runs all models with all options and pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--models", nargs="+", default=["default", str(openface_model())]
-    )
+    models = ["default", str(openface_model())]
+    parser.add_argument("--models", nargs="+", default=models)
     parser.add_argument("--sets", nargs="+", type=Path, default=set_folders())
     parser.add_argument("--every", type=int, default=1, help="use every so many faces")
     args = parser.parse_args()
     faces = [f for folder in args.sets for f in faces_with_pts(folder)[:: args.every]]
     greys = [read_image(face.image)[1] for face in faces]
     jaxclnf.keep_programs()
-    print(
-        "| Model | Options | In place | Trusted | Lost | Trusted | Between | Trusted |"
-        "\n"
-        "|---|---|---|---|---|---|---|---|"
-    )
-    for name in args.models:
-        model = jaxclnf.load_model(name)
-        for title, options in OPTIONS.items():
-            one = dataclasses.replace(options, starts=1, use_parts=False)
-            off, success = trusted(model, faces, greys, one)
-            kinds = (off < IN_PLACE, off >= LOST, (off >= IN_PLACE) & (off < LOST))
-            cells = (f"{k.sum()} | {100 * success[k].mean():.1f}%" for k in kinds)
-            print(f"| {Path(name).stem} | {title} | {' | '.join(cells)} |", flush=True)
+    loaded = {Path(name).stem: jaxclnf.load_model(name) for name in args.models}
+    print("| Model | Options | In place | Lost | Between |\n|---|---|---|---|---|")
+    for name, model in loaded.items():
+        report_options(name, model, faces, greys)
+    ranges = zip(YAW_DEG[:-1], YAW_DEG[1:], strict=True)
+    columns = " | ".join(f"Yaw {low} to {high}" for low, high in ranges)
+    print(f"\n| Model | Pictures | In place | {columns} |\n" + 7 * "|---" + "|")
+    for name, model in loaded.items():
+        report_pictures(name, model, faces, greys)
 
 
 if __name__ == "__main__":

@@ -434,7 +434,7 @@ def test_the_command_of_openface_is_understood(
         == 0
     )
     shown = capsys.readouterr()
-    assert "1 face, 1 judged good" in shown.out
+    assert "1 face, 1 trusted" in shown.out
     (line,) = shown.err.splitlines()
     name = example["model"].info.name
     assert f"dialect openface, model {name} ({model_file}), boxes of {boxes}" in line

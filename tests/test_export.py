@@ -1,5 +1,6 @@
 """`fit` and `fit_many` can be made ready on a CPU for the devices of others."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from jaxclnf.fitting import many
 from jaxclnf.fitting.canvas import Canvas
 from jaxclnf.fitting.chunks import Chunk
 from jaxclnf.fitting.fit import fit
+from jaxclnf.fitting.likelihood import LikelihoodValidator
 from jaxclnf.fitting.options import FitOptions
 from tests import synthetic
 
@@ -51,7 +53,11 @@ def test_fit(face: dict, name: str):
     )
     boxes = np.stack([np.asarray(face["box"])] * 4)
     exporter = export.export(run, platforms=PLATFORMS)
-    exported = exporter(face["with_part"], face["image"], boxes)
+    validator = LikelihoodValidator(
+        weights=np.ones(2, np.float32), biases=np.zeros(2, np.float32)
+    )
+    model = dataclasses.replace(face["with_part"], validator=validator)
+    exported = exporter(model, face["image"], boxes)
     # OpenFace's float32 geometry, to its last bit, is computed in double precision.
     assert_portable(exported, double=name == "openface")
 

@@ -1,5 +1,6 @@
 """The validator that looks at the experts' own responses: level, certainty, fits."""
 
+import csv
 import dataclasses
 from pathlib import Path
 
@@ -13,17 +14,21 @@ from jaxclnf import (
     CLNFModel,
     FitOptions,
     LikelihoodValidator,
+    ModelFileError,
     Status,
     TrackOptions,
     detect_faces,
     fit,
     fit_many,
+    fit_with_trace,
     load_model,
     save_model,
     start_tracking,
     track_frame,
 )
+from jaxclnf.app.cli import main
 from jaxclnf.app.info import describe_model
+from jaxclnf.app.media import write_png
 from jaxclnf.fitting.likelihood import response_level, validate_likelihood
 from jaxclnf.learn.accuracy import percent_off
 from jaxclnf.learn.boxes import box_off
@@ -81,6 +86,10 @@ def test_certainty_under_vmap_grad_and_float32():
     assert found.dtype == jnp.float32 and (jnp.diff(found) >= 0).all()
     slope = jax.grad(lambda x: validate_likelihood(single, 0, x))(levels[4])
     assert float(slope) == pytest.approx(8 * float(found[4] * (1 - found[4])))
+    for level in (jnp.nan, jnp.inf, -jnp.inf):
+        # A face that failed may not make the gradient of a batch NaN.
+        at = jnp.asarray(level, jnp.float32)
+        assert float(jax.grad(lambda x: validate_likelihood(single, 0, x))(at)) == 0
 
 
 def test_a_scale_that_the_validator_lacks():
@@ -131,7 +140,36 @@ def test_success_is_what_the_validator_says(example: dict):
     boxes = np.stack([example["box"], np.full(4, np.nan)])
     both = fit_many(model, [example["image"]] * 2, boxes, options=SMALL)
     assert both.success.tolist() == [True, False]
-    assert float(both.certainty[0]) > 0.9 and not both.certainty[1] > 0
+    assert float(both.certainty[0]) > 0.9
+
+
+def test_a_failed_fit_has_no_certainty(example: dict):
+    """However strong the responses were before it failed."""
+    model = judging(example["model"], 50.0, -100.0)
+    place = model, example["image"], example["box"]
+    small = fit(*place, options=dataclasses.replace(SMALL, min_scale=1000.0))
+    assert small.status == Status.FACE_TOO_SMALL
+    assert np.isfinite(small.log_likelihood)
+    assert float(small.certainty) == 0 and not small.success
+    assert float(fit(*place, options=SMALL).certainty) == 1
+
+
+@pytest.mark.slow
+def test_certainty_under_jit_vmap_and_with_a_trace(example: dict):
+    """Bandwidths as arrays; several passes; every way the same number."""
+    model = judging(example["model"], 0.7, -2.0)
+    options = dataclasses.replace(SMALL, max_passes=3)
+
+    def certainty(sigma: jax.Array) -> jax.Array:
+        with_it = dataclasses.replace(options, sigma=sigma)
+        return fit(model, example["image"], example["box"], options=with_it).certainty
+
+    sigmas = jnp.asarray([1.0, 1.5, 2.5])
+    together = jax.jit(jax.vmap(certainty))(sigmas)
+    one_by_one = [certainty(sigma) for sigma in sigmas]
+    np.testing.assert_allclose(together, jnp.stack(one_by_one), rtol=1e-9)
+    traced, _ = fit_with_trace(model, example["image"], example["box"], options=options)
+    np.testing.assert_allclose(traced.certainty, one_by_one[1], rtol=1e-9)
 
 
 def test_a_face_that_goes_is_noticed(example: dict):
@@ -178,6 +216,14 @@ def test_it_is_stored_and_described(example: dict, tmp_path: Path):
     np.testing.assert_array_equal(again.biases, np.float32([30.0, 30.0]))
     assert "log-likelihood at each of 2 scales" in describe_model(model)
     assert "validator   none" in describe_model(example["model"])
+
+
+def test_a_file_whose_validator_does_not_suit_its_scales(example: dict, tmp_path: Path):
+    model = judging(example["model"], 1.0, 0.0)
+    short = LikelihoodValidator(weights=jnp.ones(1), biases=jnp.zeros(2))
+    save_model(dataclasses.replace(model, validator=short), tmp_path / "model.npz")
+    with pytest.raises(ModelFileError, match="expected 2 weights and biases, one for"):
+        load_model(tmp_path / "model.npz")
 
 
 # Learning.
@@ -238,6 +284,10 @@ def test_a_validator_is_learnt_from_fits(example: dict):
     options = ValidatorOptions(in_place_percent=1e-6, lost_percent=1e3)
     assert learn_validator(model, faces, options, say=said.append) is None
     assert "expected 5 of each" in said[-1]
+    # Nobody to learn from: faces without labels, or of the size of a stamp.
+    unknown = dataclasses.replace(faces, spread=np.full((count, len(points)), np.inf))
+    assert learn_validator(model, unknown, ValidatorOptions(), say=said.append) is None
+    assert "found 0 fits in place and 0 lost at scale 0" in said[-1]
 
 
 # The embedded model.
@@ -281,3 +331,51 @@ def test_a_face_that_jumps_is_looked_for_again():
     for (down, right), found in zip(jumps, landmarks, strict=True):
         apart = np.linalg.norm(found - (right, down) - landmarks[0], axis=1)
         assert apart.max() < 1.5
+
+
+# The command.
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, skipinitialspace=True))
+
+
+@pytest.mark.slow
+def test_what_the_command_says_of_a_fit_off_the_face(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("x,y,width,height\n100,300,110,120\n175,75,95,105\n")
+    args = ["fit", str(PHOTOGRAPH), "--boxes", str(boxes), "--out", str(tmp_path / "o")]
+    assert main(args) == 0
+    assert "2 faces, 2 converged, 1 trusted" in capsys.readouterr().out
+    (summary,) = table(tmp_path / "o" / "summary.csv")
+    assert [summary[k] for k in ("faces", "converged", "trusted")] == ["2", "2", "1"]
+    off, on = (float(r["confidence"]) for r in table(tmp_path / "o" / "astronaut.csv"))
+    assert off < 0.1 and on > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("multi", [False, True])
+def test_a_face_that_goes_and_comes_back_in_a_video(
+    multi: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    bgr = cv2.imread(str(PHOTOGRAPH))
+    grey = np.full_like(bgr, 90)
+    frames = [bgr] * 2 + [grey] * (6 if multi else 2) + [bgr] * 2
+    (tmp_path / "walk").mkdir()
+    for i, frame in enumerate(frames):
+        write_png(tmp_path / "walk" / f"{i:02}.png", frame)
+    args = ["track", str(tmp_path / "walk"), "--out", str(tmp_path)]
+    args += ["--multi", "--detect-every", "2"] if multi else []
+    assert main(args) == 0
+    shown = capsys.readouterr().out
+    assert f"{len(frames)} frames, 4 with a trusted face" in shown
+    rows = [(r["face_id"], r["success"]) for r in table(tmp_path / "walk.csv")]
+    if multi:
+        # Five frames without it end a face. What comes back is a new one.
+        assert rows[:2] == [("0", "1")] * 2 and rows[-2:] == [("1", "1")] * 2
+        assert {success for _, success in rows[2:-2]} == {"0"}
+    else:
+        assert rows == [("0", "1")] * 2 + [("0", "0")] * 2 + [("0", "1")] * 2

@@ -78,7 +78,7 @@ def test_the_embedded_model_fits_the_photograph(
     _, *words = last_words("command: run")
     monkeypatch.chdir(ROOT)
     assert main([*words, "--out", str(tmp_path)]) == 0
-    assert "1 face, 1 converged, 1 judged good" in capsys.readouterr().out
+    assert "1 face, 1 converged, 1 trusted" in capsys.readouterr().out
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["astronaut.csv", "astronaut.png", "boxes.csv", "summary.csv"]
     with open(tmp_path / "astronaut.csv", newline="") as file:

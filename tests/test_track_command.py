@@ -244,7 +244,7 @@ def test_a_face_is_followed(
     args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
     assert main([*args, "--overlay", "--fps", "10"]) == 0
     shown = capsys.readouterr()
-    assert "4 frames, 4 with a face" in shown.out
+    assert "4 frames, 4 with a trusted face" in shown.out
     assert "frame 1 of 4" in shown.err
     assert sorted(os.listdir(out)) == ["walk.v1.avi", "walk.v1.csv"]
     rows = read_table(out, "walk.v1.csv")
@@ -268,7 +268,7 @@ def test_no_faces_at_all(model_file, out, tmp_path, capsys) -> None:
     args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
     for more in ([], ["--multi", "--name", "many"]):
         assert main([*args, *more]) == 0
-    assert capsys.readouterr().out.count("3 frames, 0 with a face") == 2
+    assert capsys.readouterr().out.count("3 frames, 0 with a trusted face") == 2
     for name, face_id in (("black.csv", "0"), ("many.csv", "-1")):
         rows = read_table(out, name)
         assert [(r["frame"], r["face_id"], r["success"]) for r in rows] == [
@@ -311,7 +311,7 @@ def test_bad_videos_do_not_stop_the_others(
     assert "no.avi: no such file" in shown.err
     assert "cut.avi: damaged or cut off; read" in shown.err
     assert "frame_002.png: " in shown.err and "frame_000.png: " in shown.err
-    assert "torn: 2 frames, 2 with a face" in shown.out
+    assert "torn: 2 frames, 2 with a trusted face" in shown.out
     # Of a video that cannot be used at all there is nothing.
     assert sorted(os.listdir(out)) == ["cut.avi", "cut.csv", "torn.avi", "torn.csv"]
     assert len(read_table(out, "torn.csv")) == 2
@@ -350,7 +350,7 @@ def test_an_overlay_that_cannot_be_written_costs_no_row(
     (told,) = [line for line in shown.err.splitlines() if "without an" in line]
     assert told.startswith(f"jaxclnf: {problem}")
     assert told.endswith(f"; the table is written without {end}")
-    assert shown.out == f"{folder}: 3 frames, 0 with a face -> {out}/v.csv\n"
+    assert shown.out == f"{folder}: 3 frames, 0 with a trusted face -> {out}/v.csv\n"
     assert [r["frame"] for r in read_table(out, "v.csv")] == list("123")
     assert {*os.listdir(out)} <= {"v.csv", "v.avi"}
 

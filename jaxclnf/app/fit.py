@@ -36,7 +36,15 @@ _COMPILES = (
     "jaxclnf: the first fit of a kind compiles programs; later runs find them in the"
     " cache"
 )
-_SUMMARY_COLUMNS = ("image", "faces", "converged", "problem", "table", "overlay")
+_SUMMARY_COLUMNS = (
+    "image",
+    "faces",
+    "converged",
+    "trusted",
+    "problem",
+    "table",
+    "overlay",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,10 +141,10 @@ class FitCommand(FaceSetup):
             try:
                 if isinstance(photo, MediaError):
                     raise photo
-                good = work.write_photo(photo, out / name)
+                trusted = work.write_photo(photo, out / name)
             except MediaError as error:
                 all_done = False
-                record.rows.append((image, 0, 0, str(error), "", ""))
+                record.rows.append((image, 0, 0, 0, str(error), "", ""))
                 say_error(error)
                 continue
             faces = photo.faces
@@ -148,13 +156,14 @@ class FitCommand(FaceSetup):
                 all_done = False
                 say_error(f"{image}: {problem} in {self.boxes}")
             files = [f"{name}.csv", f"{name}.png" if self.picture else ""]
-            record.rows.append((image, len(faces), converged, problem, *files))
+            counts = len(faces), converged, trusted
+            record.rows.append((image, *counts, problem, *files))
             verdicts = []
             # OpenFace's five steps are seldom enough to converge.
             if self.dialect == "converged":
                 verdicts.append(f"{converged} converged")
             if work.model.validator is not None or not verdicts:
-                verdicts.append(f"{good} judged good")
+                verdicts.append(f"{trusted} trusted")
             written = f"{out / name}.csv" + ", .png" * self.picture
             print(_progress(image, len(faces), ", ".join(verdicts), problem, written))
         return all_done

@@ -18,12 +18,9 @@ from jaxclnf.app.tables import partial_path
 OVERLAY_SUFFIX = ".avi"
 """A container that every build of OpenCV can write, with Motion JPEG in it."""
 
-_GOOD, _FAILED, _DARK, _LIGHT = (
-    (110, 230, 90),
-    (70, 70, 255),
-    (20, 20, 20),
-    (245, 245, 245),
-)  # blue, green, red
+# Blue, green, red.
+_TRUSTED, _DOUBTFUL = (110, 230, 90), (40, 190, 255)
+_DARK, _LIGHT = (20, 20, 20), (245, 245, 245)
 _SHIFT = 4
 """Fractional bits of the coordinates handed to OpenCV."""
 
@@ -36,7 +33,7 @@ class DrawnFace(NamedTuple):
     landmarks: Float[np.ndarray, "n 2"]
     """Landmarks, pixels."""
     success: bool
-    """Whether they are to be trusted: green, else red."""
+    """Whether they are to be trusted: green, else amber."""
 
 
 def draw_tracked(
@@ -65,7 +62,7 @@ def draw_tracked(
         points = np.clip(face.landmarks, -limit, limit)
         size = float(np.ptp(points[known], axis=0).max())
         thickness = max(1, round(size / 150))
-        color = _GOOD if face.success else _FAILED
+        color = _TRUSTED if face.success else _DOUBTFUL
         fixed = np.round(np.where(known[:, None], points, 0) * 2**_SHIFT)
         fixed = fixed.astype(np.int32)
         if len(points) == 68 and known.all():

@@ -59,7 +59,8 @@ class TrackCommand(FaceSetup):
     multi: bool = False
     """Follow all faces, each with a number of its own,
     instead of one: the largest with the haar detector,
-    the most certain with mtcnn."""
+    the most certain with mtcnn. A face ends after five
+    frames in a row in which it is not trusted."""
     detect_every: int = ManyOptions.detect_every
     """With --multi: frames from one search for new faces to
     the next."""
@@ -225,7 +226,7 @@ class _Work:
                 remove_partial(path)
         files = f"{target}.csv" + f", {OVERLAY_SUFFIX}" * (overlay is not None)
         frames = f"{count} frame{'' if count == 1 else 's'}"
-        print(f"{video.path}: {frames}, {good} with a face -> {files}")
+        print(f"{video.path}: {frames}, {good} with a trusted face -> {files}")
         if broken:
             raise broken[0]
         return (overlay is not None) == self.setup.overlay

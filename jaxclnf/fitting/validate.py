@@ -16,7 +16,7 @@ from jaxclnf.fitting.warp import FaceWarp, warp_face
 from jaxclnf.pytree import pytree_dataclass
 
 CERTAINTY_THRESHOLD = 0.725
-"""Above this certainty OpenFace calls a fit a success."""
+"""Above this certainty a fit is a success: OpenFace's number, for any validator."""
 
 
 @pytree_dataclass

@@ -29,6 +29,7 @@ from jaxclnf.learn.accuracy import as_loaded, percent_off
 from jaxclnf.learn.boxes import box_off
 from jaxclnf.learn.faces import LabelledFaces
 from jaxclnf.learn.options import ValidatorOptions
+from jaxclnf.status import is_failure
 
 _OFF = 3 * ((0.025, 0.05),) + ((0.05, 0.1),) + 2 * ((0.3, 0.3),) + 2 * ((0.8, 0.5),)
 """From where each face is fitted, see `box_off`: half of them near, half far."""
@@ -86,6 +87,8 @@ def learn_validator(
         no validator: found 4 fits in place and 4 lost at scale 0, expected 5 of each
     """
     model = dataclasses.replace(as_loaded(model), parts=(), validator=None)
+    # Two labels or more have a box.
+    faces = faces.pick(np.isfinite(faces.spread).sum(axis=1) > 1)
     rng = np.random.default_rng(seed)
     index = np.repeat(np.arange(len(faces)), len(_OFF))
     known = np.isfinite(faces.spread)
@@ -95,7 +98,7 @@ def learn_validator(
             for i in range(len(faces))
             for off in _OFF
         ]
-    )
+    ).reshape(-1, 4)
     weights, biases, in_place, lost = [], [], [], []
     for scale in range(len(model.experts)):
         fits = FitOptions(starts=1, window_sizes=_windows_up_to(scale))
@@ -113,8 +116,9 @@ def learn_validator(
             ]
         )
         level = _levels(model, scale, result.log_likelihood, fits)
-        is_near = off < options.in_place_percent
-        is_far = off > options.lost_percent
+        usable = np.asarray(~is_failure(result.status) & jnp.isfinite(level))
+        is_near = usable & (off < options.in_place_percent)
+        is_far = usable & (off > options.lost_percent)
         if min(is_near.sum(), is_far.sum()) < _FEWEST:
             say(
                 f"no validator: found {is_near.sum()} fits in place and {is_far.sum()}"
@@ -142,7 +146,7 @@ def fit_logistic(
     """A logistic regression on one number, for which both kinds count the same.
 
     Args:
-        x: The number.
+        x: The number, finite.
         is_good: Of which kind each is; there are some of each.
 
     Returns:
@@ -158,6 +162,7 @@ def fit_logistic(
     share = np.where(is_good, 0.5 / is_good.sum(), 0.5 / (~is_good).sum())
     share = jnp.asarray(share, x.dtype)
     middle, spread = jnp.sum(share * x), jnp.std(x)
+    spread = jnp.where(spread > 0, spread, 1)
 
     def loss(theta: Float[Array, " 2"]) -> Float[Array, ""]:
         score = theta[0] * (x - middle) / spread + theta[1]
@@ -178,7 +183,7 @@ def _windows_up_to(scale: int) -> tuple[int, ...]:
 def _levels(
     model: CLNFModel, scale: int, log_likelihoods: Float[Array, " f"], fits: FitOptions
 ) -> Float[Array, " f"]:
-    """What the experts say of each fit; NaN after a failure."""
+    """What the experts say of each fit; means nothing after a failure."""
     sigma = fits.at_scale(model.experts[scale].patch_scaling).sigma
     window = fits.window_sizes[scale]
     return jax.vmap(lambda x: response_level(x, sigma, window))(log_likelihoods)

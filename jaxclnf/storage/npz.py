@@ -161,6 +161,13 @@ def read_model(path: str | os.PathLike[str]) -> CLNFModel:
         raise ModelFileError(
             f"{path}: found a {type(model).__name__}, expected a model"
         )
+    if isinstance(model.validator, LikelihoodValidator):
+        shapes = {model.validator.weights.shape, model.validator.biases.shape}
+        if shapes != {(len(model.experts),)}:
+            raise ModelFileError(
+                f"{path}: found a validator of shapes {sorted(shapes)}, expected"
+                f" {len(model.experts)} weights and biases, one for each scale"
+            )
     return model
 
 
