@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
@@ -54,7 +55,7 @@ def test_fit(face: dict, name: str):
     boxes = np.stack([np.asarray(face["box"])] * 4)
     exporter = export.export(run, platforms=PLATFORMS)
     validator = LikelihoodValidator(
-        weights=np.ones(2, np.float32), biases=np.zeros(2, np.float32)
+        weights=jnp.ones(2, np.float32), biases=jnp.zeros(2, np.float32)
     )
     model = dataclasses.replace(face["with_part"], validator=validator)
     exported = exporter(model, face["image"], boxes)

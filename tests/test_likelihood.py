@@ -4,7 +4,6 @@ import csv
 import dataclasses
 from pathlib import Path
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,13 +27,13 @@ from jaxclnf import (
 )
 from jaxclnf.app.cli import main
 from jaxclnf.app.info import describe_model
-from jaxclnf.app.media import write_png
+from jaxclnf.app.media import read_image, write_png
 from jaxclnf.fitting.likelihood import response_level, validate_likelihood
 from jaxclnf.learn.accuracy import percent_off
 from jaxclnf.learn.boxes import box_off
 from jaxclnf.learn.faces import LabelledFaces
 from jaxclnf.learn.options import ValidatorOptions
-from jaxclnf.learn.validator import fit_logistic, learn_validator
+from jaxclnf.learn.validator import fit_logistic, learn_validator, worsened
 from jaxclnf.solver.kde import log_kde
 
 PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "astronaut.jpg"
@@ -196,7 +195,7 @@ def test_a_face_that_goes_is_noticed(example: dict):
     assert good == [True, True, False, False, True]
     assert asked[:2] == [0, 2]  # the first frame, and when it was lost
     # Without a validator nobody notices.
-    plain = start_tracking(example["model"], options)
+    plain, good = start_tracking(example["model"], options), []
     for picture in pictures[:3]:
         plain, result = track_frame(
             example["model"],
@@ -205,7 +204,8 @@ def test_a_face_that_goes_is_noticed(example: dict):
             options,
             lambda: np.asarray(example["box"]),
         )
-    assert result.success
+        good.append(bool(result.success))
+    assert good == [True] * 3
 
 
 def test_it_is_stored_and_described(example: dict, tmp_path: Path):
@@ -213,7 +213,7 @@ def test_it_is_stored_and_described(example: dict, tmp_path: Path):
     save_model(model, tmp_path / "model.npz")
     again = load_model(tmp_path / "model.npz").validator
     assert isinstance(again, LikelihoodValidator)
-    np.testing.assert_array_equal(again.biases, np.float32([30.0, 30.0]))
+    np.testing.assert_array_equal(again.biases, np.asarray([30.0, 30.0], np.float32))
     assert "log-likelihood at each of 2 scales" in describe_model(model)
     assert "validator   none" in describe_model(example["model"])
 
@@ -259,6 +259,29 @@ def test_boxes_and_distances():
     np.testing.assert_array_almost_equal(growth[:, 0], growth[:, 1])
     off = percent_off(labels + (0.3, 0.4), labels)
     assert off == pytest.approx(50 / np.sqrt(size.prod()))
+
+
+def test_pictures_are_made_worse_in_a_third_of_the_ways():
+    rng = np.random.default_rng(0)
+    edge = np.repeat(np.asarray([[50, 200]], np.uint8), 30, axis=1).repeat(40, axis=0)
+    corners = np.asarray([[0.0, 0.0], [100.0, 100.0]])
+    options = ValidatorOptions(max_blur_percent=5.0, max_noise=20.0)
+    kept, blurred, noisy = 0, [], []
+    for _ in range(300):
+        picture = worsened(rng, edge, corners, options)
+        assert picture.dtype == np.uint8 and picture.shape == edge.shape
+        flat = picture[:, 20:25].astype(float)
+        if (picture == edge).all():
+            kept += 1
+        elif flat.std(axis=0).max() > 0:
+            noisy.append(flat.std())
+        else:  # blurred along the edge only, which is a step of 150 over its width
+            steepest = np.abs(np.diff(picture[20].astype(float))).max()
+            blurred.append(150 / steepest / np.sqrt(2 * np.pi))
+    # Little blur or noise changes nothing.
+    assert 90 < kept < 140 and 60 < len(blurred) < 110 and 80 < len(noisy) < 120
+    assert max(noisy) == pytest.approx(20, rel=0.1)
+    assert max(blurred) == pytest.approx(5, rel=0.1)
 
 
 @pytest.mark.slow
@@ -311,7 +334,7 @@ def test_the_embedded_model_trusts_no_pictures_without_faces():
 def test_a_face_that_jumps_is_looked_for_again():
     """By more than the windows reach; without a validator the fit would stay behind."""
     model = load_model()
-    grey = cv2.imread(str(PHOTOGRAPH), cv2.IMREAD_GRAYSCALE)
+    _, grey = read_image(PHOTOGRAPH)
     jumps = [(0, 0), (2, 1), (62, 1), (64, 3)]
     pictures = [np.roll(grey, jump, axis=(0, 1)) for jump in jumps]
     options = TrackOptions()
@@ -361,7 +384,7 @@ def test_what_the_command_says_of_a_fit_off_the_face(
 def test_a_face_that_goes_and_comes_back_in_a_video(
     multi: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    bgr = cv2.imread(str(PHOTOGRAPH))
+    bgr, _ = read_image(PHOTOGRAPH)
     grey = np.full_like(bgr, 90)
     frames = [bgr] * 2 + [grey] * (6 if multi else 2) + [bgr] * 2
     (tmp_path / "walk").mkdir()

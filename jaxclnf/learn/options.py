@@ -129,12 +129,21 @@ class ValidatorOptions:
     """A fit that is no further from the labels is in place."""
     lost_percent: float = 10.0
     """One that is further is lost. Those between are not learnt from."""
+    max_blur_percent: float = 5.0
+    """Largest standard deviation by which pictures are blurred, percent of the size of
+    the face. A third of them is, at random, and a third gets noise: experts respond
+    less in bad pictures, where fits are to be trusted too."""
+    max_noise: float = 30.0
+    """Largest standard deviation of that noise, grey values."""
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense."""
         near, far = self.in_place_percent, self.lost_percent
         _require("in_place_percent", near, near > 0, "a positive number")
         _require("lost_percent", far, far >= near, "in_place_percent or more")
+        for key in ("max_blur_percent", "max_noise"):
+            value = getattr(self, key)
+            _require(key, value, value >= 0, "0 or more")
 
 
 def _require(key: str, value: object, is_fine: object, expected: str) -> None:

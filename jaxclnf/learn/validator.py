@@ -1,20 +1,21 @@
 """When a fit is to be trusted: learnt from fits that came to rest on faces and off.
 
 The fits are those of the model itself, on faces that its experts have not seen, from
-boxes near the face and far from it. What tells them apart is how well the experts
-respond, see `jaxclnf.fitting.likelihood`; a logistic regression for each scale says how
-well is well enough.
+boxes near the face and far from it, in good pictures and in bad ones. What tells them
+apart is how well the experts respond, see `jaxclnf.fitting.likelihood`; a logistic
+regression for each scale says how well is well enough.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.optimize import minimize
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxclnf.fitting.likelihood import (
     LikelihoodValidator,
@@ -92,21 +93,20 @@ def learn_validator(
     rng = np.random.default_rng(seed)
     index = np.repeat(np.arange(len(faces)), len(_OFF))
     known = np.isfinite(faces.spread)
-    boxes = np.asarray(
-        [
-            box_off(rng, faces.landmarks[i, known[i]], *off)
-            for i in range(len(faces))
-            for off in _OFF
-        ]
-    ).reshape(-1, 4)
+    boxes, pictures = [], []
+    for image, labels, is_known in zip(
+        faces.images, faces.landmarks, known, strict=True
+    ):
+        for off in _OFF:
+            boxes.append(box_off(rng, labels[is_known], *off))
+            pictures.append(worsened(rng, image, labels[is_known], options))
     weights, biases, in_place, lost = [], [], [], []
     for scale in range(len(model.experts)):
         fits = FitOptions(starts=1, window_sizes=_windows_up_to(scale))
         result = fit_many(
             model.prepared(fits.window_sizes),
-            faces.images,
-            boxes,
-            image_index=index,
+            pictures,
+            np.reshape(boxes, (-1, 4)),
             options=fits,
         )
         off = np.asarray(
@@ -138,6 +138,41 @@ def learn_validator(
         weights=jnp.stack(weights), biases=jnp.stack(biases)
     )
     return LearntValidator(validator, in_place, lost)
+
+
+def worsened(
+    rng: np.random.Generator,
+    image: UInt8[np.ndarray, "h w"],
+    landmarks: Float[np.ndarray, "n 2"],
+    options: ValidatorOptions,
+) -> UInt8[np.ndarray, "h w"]:
+    """A picture as it is, blurred, or with noise: a third of the times each.
+
+    Args:
+        rng: Draws what is done, and how much of it.
+        image: The picture.
+        landmarks: Landmarks of the face in it, pixels.
+        options: How much at most.
+
+    Returns:
+        The picture.
+
+    Example:
+        >>> points = np.asarray(landmarks, np.float64)
+        >>> rng, picture = np.random.default_rng(0), image.astype(np.uint8)
+        >>> options = ValidatorOptions(max_blur_percent=0.0, max_noise=0.0)
+        >>> bool((worsened(rng, picture, points, options) == picture).all())
+        True
+    """
+    kind, much = rng.integers(3), rng.uniform()
+    if kind == 1 and options.max_blur_percent > 0:
+        size = np.sqrt(np.ptp(landmarks, axis=0).prod())
+        sigma = max(much * options.max_blur_percent / 100 * size, 0.01)
+        return cv2.GaussianBlur(image, (0, 0), sigma).astype(np.uint8)
+    if kind == 2:
+        noise = rng.normal(0, much * options.max_noise, image.shape)
+        return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
+    return image
 
 
 def fit_logistic(
