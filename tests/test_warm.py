@@ -17,13 +17,13 @@ from tests.markdown import ROOT
 COMMAND = "import sys; from jaxclnf.app.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
-def run(home: Path, *args: str) -> subprocess.CompletedProcess:
-    """The command in a process of its own, with another home."""
+def run(home: Path, *args: str, before: str = "") -> subprocess.CompletedProcess:
+    """The command in a process of its own, with another home, after some statements."""
     names = ("JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL")
     environment = {k: v for k, v in os.environ.items() if k not in names}
     environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
     return subprocess.run(
-        [sys.executable, "-c", COMMAND, *args],
+        [sys.executable, "-c", before + COMMAND, *args],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -57,6 +57,46 @@ def test_what_was_made_ahead_is_used(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "1 converged" in done.stdout and done.stderr == ""
     assert not [name for name in programs() - made if "fit" in name]
+
+
+@pytest.mark.slow
+def test_what_was_made_ahead_for_videos_is_used(tmp_path: Path):
+    """Programs of a face that is found, followed, lost and found again."""
+    example = synthetic.example(np.float32)
+    model, video = str(tmp_path / "tiny.npz"), tmp_path / "video"
+    save_model(example["model"], model)
+    video.mkdir()
+    height, width = example["image"].shape
+    for i in range(3):
+        assert cv2.imwrite(str(video / f"{i}.png"), example["image"])
+    same = ("--model", model, "--starts", "1", "--window-sizes", "7")
+    size = f"{width}x{height}"
+    warm = run(tmp_path, "warm", *same, "--videos", size)
+    assert warm.returncode == 0, warm.stderr
+    assert warm.stdout.startswith(f"videos of {size} pixels: ready after ")
+    assert warm.stdout.count("ready after") == 1
+    folder = tmp_path / "cache" / "jaxclnf" / "programs"
+    made = {file.name for file in folder.glob("*/*-cache")}
+    assert any("follow" in name for name in made)
+    # The example's face is none to a detector: the frames tell where to look.
+    code = (
+        "import sys, numpy as np, jaxclnf.app.faces_setup as setup;"
+        f"box = np.asarray({np.asarray(example['box']).tolist()});"
+        "setup.FaceSetup.face_detector = lambda self, model: lambda *_: box[None];"
+    )
+    args = ("track", str(video), *same, "--out", str(tmp_path / "out"))
+    done = run(tmp_path, *args, before=code)
+    assert done.returncode == 0, done.stderr
+    assert "3 frames, 3 with a trusted face" in done.stdout
+    new = {file.name for file in folder.glob("*/*-cache")} - made
+    assert not new
+
+
+@pytest.mark.parametrize("size", ["640", "640x", "0x480", "640x480x2", "9999999x2"])
+def test_sizes_of_videos_that_are_none(size: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["warm", "--videos", size]) == 2
+    expected = f"--videos {size}: must be sizes like 640x480, each side 1 to "
+    assert expected in capsys.readouterr().err
 
 
 def test_half_a_program_is_made_again_without_a_word(tmp_path: Path):
