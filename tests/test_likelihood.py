@@ -154,6 +154,17 @@ def test_a_failed_fit_has_no_certainty(example: dict):
 
 
 @pytest.mark.slow
+def test_with_parts_it_is_the_whole_face_that_is_judged(example: dict):
+    model = judging(example["with_part"], 0.7, -2.0)
+    place = model, example["image"], example["box"]
+    alone = fit(*place, options=dataclasses.replace(SMALL, use_parts=False))
+    whole = fit(*place, options=dataclasses.replace(SMALL, use_parts=True))
+    assert whole.parts and not alone.parts
+    assert float(whole.certainty) == pytest.approx(float(alone.certainty), rel=1e-9)
+    assert 0 < float(whole.certainty) < 1
+
+
+@pytest.mark.slow
 def test_certainty_under_jit_vmap_and_with_a_trace(example: dict):
     """Bandwidths as arrays; several passes; every way the same number."""
     model = judging(example["model"], 0.7, -2.0)

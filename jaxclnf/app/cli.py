@@ -38,7 +38,7 @@ COMMANDS = {
     "info": ("jaxclnf.app.info:InfoCommand", "Shows what is in a model."),
     "warm": (
         "jaxclnf.app.warm:WarmCommand",
-        "Compiles ahead what fit will need, with the same arguments.",
+        "Compiles ahead what fit and track will need, with the same arguments.",
     ),
     "models": (
         "jaxclnf.app.models:ModelsCommand",
