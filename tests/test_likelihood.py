@@ -315,7 +315,7 @@ def test_a_validator_is_learnt_from_fits(example: dict):
     options = ValidatorOptions(in_place_percent=1e-6, lost_percent=1e3)
     assert learn_validator(model, faces, options, say=said.append) is None
     assert "expected 5 of each" in said[-1]
-    # Nobody to learn from: faces without labels, or of the size of a stamp.
+    # Nobody to learn from: faces without labels.
     unknown = dataclasses.replace(faces, spread=np.full((count, len(points)), np.inf))
     assert learn_validator(model, unknown, ValidatorOptions(), say=said.append) is None
     assert "found 0 fits in place and 0 lost at scale 0" in said[-1]

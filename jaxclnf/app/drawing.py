@@ -25,15 +25,16 @@ PARTS_68 = {
 _READABLE_SIDE = 800
 """Photographs whose longer side is smaller are enlarged to it, pixels."""
 
-# Blue, green, red.
-_GOOD, _UNCERTAIN, _FAILED = (110, 230, 90), (40, 190, 255), (70, 70, 255)
-_DARK, _LIGHT = (20, 20, 20), (245, 245, 245)
+GOOD, UNCERTAIN, FAILED = (110, 230, 90), (40, 190, 255), (70, 70, 255)
+"""Colours of faces: blue, green, red."""
+DARK, LIGHT = (20, 20, 20), (245, 245, 245)
+"""Of rims and of dots."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 _OUTLINED_RADIUS = 1.5
 """Smaller dots have no dark rim, which would be all that is seen of them."""
 
-_SHIFT = 4
+SHIFT = 4
 """Fractional bits of the coordinates handed to OpenCV: a sixteenth of a pixel."""
 
 
@@ -80,8 +81,8 @@ def _enlarged(bgr: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _color(face: Face) -> tuple[int, int, int]:
     if face.status == Status.CONVERGED and face.success:
-        return _GOOD
-    return _FAILED if face.failed else _UNCERTAIN
+        return GOOD
+    return FAILED if face.failed else UNCERTAIN
 
 
 def _draw_face(canvas: np.ndarray, face: Face, zoom: float, unit: float) -> None:
@@ -98,7 +99,7 @@ def _draw_face(canvas: np.ndarray, face: Face, zoom: float, unit: float) -> None
     _draw_lines(
         canvas,
         [(_to_canvas(corners, zoom), True)],
-        color if face.failed else _LIGHT,
+        color if face.failed else LIGHT,
         (thickness + 1) // 2,
     )
     if face.failed:
@@ -109,8 +110,8 @@ def _draw_face(canvas: np.ndarray, face: Face, zoom: float, unit: float) -> None
         _draw_lines(canvas, lines, color, thickness)
     visible = points[_finite(points)]
     if radius >= _OUTLINED_RADIUS:
-        _draw_dots(canvas, visible, _DARK, radius + 1)
-    _draw_dots(canvas, visible, _LIGHT, radius)
+        _draw_dots(canvas, visible, DARK, radius + 1)
+    _draw_dots(canvas, visible, LIGHT, radius)
 
 
 def _draw_lines(
@@ -120,7 +121,7 @@ def _draw_lines(
     thickness: int,
 ) -> None:
     # All outlines before all lines, so that no outline cuts a neighbour's line.
-    for ink, extra in ((_DARK, 2), (color, 0)):
+    for ink, extra in ((DARK, 2), (color, 0)):
         for points, closed in lines:
             if _finite(points).all():
                 cv2.polylines(
@@ -130,7 +131,7 @@ def _draw_lines(
                     ink,
                     thickness + extra,
                     cv2.LINE_AA,
-                    _SHIFT,
+                    SHIFT,
                 )
 
 
@@ -141,11 +142,11 @@ def _draw_dots(
         cv2.circle(
             canvas,
             (x, y),
-            round(radius * 2**_SHIFT),
+            round(radius * 2**SHIFT),
             color,
             cv2.FILLED,
             cv2.LINE_AA,
-            _SHIFT,
+            SHIFT,
         )
 
 
@@ -219,4 +220,4 @@ def _finite(points: Float[np.ndarray, "k 2"]) -> Bool[np.ndarray, " k"]:
 def _fixed_point(points: Float[np.ndarray, "k 2"], canvas: np.ndarray) -> np.ndarray:
     # Points far outside are moved nearer: OpenCV's integers would overflow.
     limit = 4 * max(canvas.shape[:2])
-    return np.round(np.clip(points, -limit, limit) * 2**_SHIFT).astype(np.int32)
+    return np.round(np.clip(points, -limit, limit) * 2**SHIFT).astype(np.int32)

@@ -11,18 +11,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxclnf.app.drawing import PARTS_68
+from jaxclnf.app.drawing import DARK, GOOD, LIGHT, PARTS_68, SHIFT, UNCERTAIN
 from jaxclnf.app.errors import MediaError
 from jaxclnf.app.tables import partial_path
 
 OVERLAY_SUFFIX = ".avi"
 """A container that every build of OpenCV can write, with Motion JPEG in it."""
-
-# Blue, green, red.
-_TRUSTED, _DOUBTFUL = (110, 230, 90), (40, 190, 255)
-_DARK, _LIGHT = (20, 20, 20), (245, 245, 245)
-_SHIFT = 4
-"""Fractional bits of the coordinates handed to OpenCV."""
 
 
 class DrawnFace(NamedTuple):
@@ -62,11 +56,11 @@ def draw_tracked(
         points = np.clip(face.landmarks, -limit, limit)
         size = float(np.ptp(points[known], axis=0).max())
         thickness = max(1, round(size / 150))
-        color = _TRUSTED if face.success else _DOUBTFUL
-        fixed = np.round(np.where(known[:, None], points, 0) * 2**_SHIFT)
+        color = GOOD if face.success else UNCERTAIN
+        fixed = np.round(np.where(known[:, None], points, 0) * 2**SHIFT)
         fixed = fixed.astype(np.int32)
         if len(points) == 68 and known.all():
-            for ink, extra in ((_DARK, 2), (color, 0)):
+            for ink, extra in ((DARK, 2), (color, 0)):
                 for part, closed in PARTS_68.values():
                     line = [fixed[list(part)]]
                     cv2.polylines(
@@ -76,14 +70,14 @@ def draw_tracked(
                         ink,
                         thickness + extra,
                         cv2.LINE_AA,
-                        _SHIFT,
+                        SHIFT,
                     )
         for x, y in fixed[known].tolist():
-            radius = round(max(1.0, size / 120) * 2**_SHIFT)
-            cv2.circle(canvas, (x, y), radius, _LIGHT, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+            radius = round(max(1.0, size / 120) * 2**SHIFT)
+            cv2.circle(canvas, (x, y), radius, LIGHT, cv2.FILLED, cv2.LINE_AA, SHIFT)
         left, top = np.round(points[known].min(axis=0)).astype(int).tolist()
         place = (left, max(12, top - 6))
-        for ink, extra in ((_DARK, 2), (color, 0)):
+        for ink, extra in ((DARK, 2), (color, 0)):
             cv2.putText(
                 canvas,
                 str(face.face_id),

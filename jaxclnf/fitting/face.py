@@ -129,7 +129,8 @@ def conclude_face(
             )
             reach = join_reach(reach, reach_of_warp(whole.landmarks))
         case LikelihoodValidator() as validator:
-            judged = _by_likelihood(model, validator, fitted, options)
+            level = level_of_fit(model, fitted.log_likelihood, options)
+            judged = validate_likelihood(validator, last_scale(model, options), level)
         case None:
             judged = None
     if judged is not None:
@@ -231,18 +232,52 @@ def unfitted_face(
     )
 
 
-def _by_likelihood(
-    model: CLNFModel,
-    validator: LikelihoodValidator,
-    fitted: ScalesFit,
-    options: FitOptions,
-) -> Float[Array, ""]:
-    """The certainty, from how the experts of the last scale respond."""
+def last_scale(model: CLNFModel, options: FitOptions) -> int:
+    """The last scale of a model that is fitted, where its log-likelihood is from.
+
+    Args:
+        model: The model.
+        options: The options.
+
+    Returns:
+        Its index.
+
+    Raises:
+        ValueError: As `windows_of_scales`.
+
+    Example:
+        >>> last_scale(model, FitOptions(window_sizes=(9, 0)))
+        0
+    """
     windows = windows_of_scales(model, options)
-    last = max(scale for scale, window in enumerate(windows) if window)
+    return max(scale for scale, window in enumerate(windows) if window)
+
+
+def level_of_fit(
+    model: CLNFModel, log_likelihood: Float[Array, ""], options: FitOptions
+) -> Float[Array, ""]:
+    """How strongly the experts respond where a fit came to rest: `response_level`.
+
+    Args:
+        model: The model.
+        log_likelihood: That of the fit, see `FitResult`.
+        options: Its options.
+
+    Returns:
+        The level at `last_scale`.
+
+    Raises:
+        ValueError: As `windows_of_scales`.
+
+    Example:
+        >>> options = FitOptions(window_sizes=(7,))
+        >>> result = fit(model, image, box, options=options)
+        >>> bool(level_of_fit(model, result.log_likelihood, options) < 0)
+        True
+    """
+    last = last_scale(model, options)
     sigma = options.at_scale(model.experts[last].patch_scaling).sigma
-    level = response_level(fitted.log_likelihood, sigma, windows[last])
-    return validate_likelihood(validator, last, level)
+    return response_level(log_likelihood, sigma, options.window_sizes[last])
 
 
 def _is_certified(fitted: ScalesFit, options: FitOptions) -> Bool[Array, ""]:

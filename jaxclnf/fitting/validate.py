@@ -1,7 +1,8 @@
 """Whether landmarks lie on a face: a small network looks at the warped face.
 
 The face is warped onto the mean face of the nearest view, its grey values are made
-comparable, and a convolutional network sorts them into bins of the expected error.
+comparable, and a convolutional network sorts them into bins of the expected error. The
+other kind of validator is in `likelihood.py`.
 """
 
 from collections.abc import Sequence

@@ -17,11 +17,8 @@ import numpy as np
 from jax.scipy.optimize import minimize
 from jaxtyping import Array, Bool, Float, UInt8
 
-from jaxclnf.fitting.likelihood import (
-    LikelihoodValidator,
-    response_level,
-    validate_likelihood,
-)
+from jaxclnf.fitting.face import level_of_fit
+from jaxclnf.fitting.likelihood import LikelihoodValidator
 from jaxclnf.fitting.many import fit_many
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import DEFAULT_WINDOW_SIZES, FitOptions
@@ -75,7 +72,7 @@ def learn_validator(
         model: The model; its own validator is not looked at.
         faces: Faces that its experts have not seen.
         options: Which fits are in place, and which lost.
-        seed: Of the boxes.
+        seed: Of the boxes, and of what makes pictures worse.
         say: Shows progress.
 
     Returns:
@@ -115,7 +112,9 @@ def learn_validator(
                 for i, fitted in zip(index, np.asarray(result.landmarks), strict=True)
             ]
         )
-        level = _levels(model, scale, result.log_likelihood, fits)
+        # A default argument: a function in a loop would see its last options.
+        level_of = lambda x, fits=fits: level_of_fit(model, x, fits)
+        level = jax.vmap(level_of)(result.log_likelihood)
         usable = np.asarray(~is_failure(result.status) & jnp.isfinite(level))
         is_near = usable & (off < options.in_place_percent)
         is_far = usable & (off > options.lost_percent)
@@ -129,9 +128,8 @@ def learn_validator(
         weight, bias = fit_logistic(level[used], is_near[used])
         weights.append(weight)
         biases.append(bias)
-        one = LikelihoodValidator(weights=jnp.stack([weight]), biases=jnp.stack([bias]))
-        judge = jax.vmap(lambda x, one=one: validate_likelihood(one, 0, x))
-        trusted = np.asarray(judge(level)) > CERTAINTY_THRESHOLD
+        trusted = np.asarray(jax.nn.sigmoid(weight * level + bias))
+        trusted = trusted > CERTAINTY_THRESHOLD
         in_place.append(round(float(trusted[is_near].mean()), 4))
         lost.append(round(float(trusted[is_far].mean()), 4))
     validator = LikelihoodValidator(
@@ -165,8 +163,9 @@ def worsened(
         True
     """
     kind, much = rng.integers(3), rng.uniform()
-    if kind == 1 and options.max_blur_percent > 0:
+    if kind == 1:
         size = np.sqrt(np.ptp(landmarks, axis=0).prod())
+        # OpenCV refuses 0; so little changes nothing.
         sigma = max(much * options.max_blur_percent / 100 * size, 0.01)
         return cv2.GaussianBlur(image, (0, 0), sigma).astype(np.uint8)
     if kind == 2:
@@ -213,12 +212,3 @@ def _windows_up_to(scale: int) -> tuple[int, ...]:
     """The usual windows of the scales up to one; of further ones, that of the last."""
     usual = DEFAULT_WINDOW_SIZES + DEFAULT_WINDOW_SIZES[-1:] * scale
     return usual[: scale + 1]
-
-
-def _levels(
-    model: CLNFModel, scale: int, log_likelihoods: Float[Array, " f"], fits: FitOptions
-) -> Float[Array, " f"]:
-    """What the experts say of each fit; means nothing after a failure."""
-    sigma = fits.at_scale(model.experts[scale].patch_scaling).sigma
-    window = fits.window_sizes[scale]
-    return jax.vmap(lambda x: response_level(x, sigma, window))(log_likelihoods)
