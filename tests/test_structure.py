@@ -20,6 +20,7 @@ FLOOR = {
     "batching",
     "linalg",
     "materialised",
+    "loops",
 }
 INNER = {"shape", "experts", "solver", "fitting"}
 MAY_IMPORT = {
@@ -30,6 +31,7 @@ MAY_IMPORT = {
     "by_platform": set(),
     "batching": {"by_platform"},
     "materialised": set(),
+    "loops": set(),
     "linalg": {"batching"},
     "shape": FLOOR,
     "experts": FLOOR | {"shape"},

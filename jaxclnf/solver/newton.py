@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxclnf.batching import in_turn_on_cpu
 from jaxclnf.experts.types import ResponseMaps
+from jaxclnf.loops import while_loop
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp, retract
 from jaxclnf.solver.box import maximise_in_box, solve_free
 from jaxclnf.solver.certificate import (
@@ -78,6 +79,10 @@ class _Search(NamedTuple):
     """Whether there is one that does."""
     settled: Bool[Array, ""]
     num_trials: Int[Array, ""]
+    radius: Float[Array, ""]
+    """The longest step, which stays; here it takes part in `while_loop`'s vector."""
+    guess: Float[Array, ""]
+    """The damping to try second; likewise."""
 
 
 @jax.custom_jvp
@@ -119,15 +124,14 @@ def damped_step(
         >>> bool(damping > 1), bool(jnp.linalg.norm(step) < 1.2)
         (True, True)
     """
-    guess = jnp.where(last_damping > 0, last_damping, _FIRST_DAMPING)
 
     def next_damping(search: _Search) -> Float[Array, ""]:
         width = search.damping - search.too_small
-        along = (_AIM / radius - search.too_small_pull) / (
+        along = (_AIM / search.radius - search.too_small_pull) / (
             search.pull - search.too_small_pull
         )
         between = search.too_small + width * jnp.clip(along, 0.1, 0.9)
-        larger = jnp.maximum(_FASTER * search.too_small, guess)
+        larger = jnp.maximum(_FASTER * search.too_small, search.guess)
         damping = jnp.where(search.found, between, larger)
         return jnp.where(search.num_trials == 0, 0, damping)
 
@@ -136,9 +140,9 @@ def damped_step(
         step = maximise_in_box(curved + damping * normal, slope, lower, upper)
         length = metric_length(normal, step)
         # False for NaN too: the sum was not positive definite.
-        fits = length <= _SLACK * radius
+        fits = length <= _SLACK * search.radius
         pull = jnp.where(length > 0, 1 / length, 0)
-        long_enough = (length >= _SHORT * radius) | (damping <= _LEAST_DAMPING)
+        long_enough = (length >= _SHORT * search.radius) | (damping <= _LEAST_DAMPING)
         too_small = jnp.where(fits, search.too_small, damping)
         better = fits | ~search.found
         smallest = jnp.where(better, damping, search.damping)
@@ -152,6 +156,8 @@ def damped_step(
             found=found,
             settled=(fits & long_enough) | (found & (smallest <= _CLOSE * too_small)),
             num_trials=search.num_trials + 1,
+            radius=search.radius,
+            guess=search.guess,
         )
 
     zero, no = jnp.zeros_like(radius), jnp.zeros((), bool)
@@ -164,8 +170,10 @@ def damped_step(
         found=no,
         settled=no,
         num_trials=jnp.zeros((), jnp.int32),
+        radius=radius,
+        guess=jnp.where(last_damping > 0, last_damping, _FIRST_DAMPING),
     )
-    end = lax.while_loop(
+    end = while_loop(
         lambda search: ~search.settled & (search.num_trials < _MAX_TRIALS),
         one_more,
         start,
