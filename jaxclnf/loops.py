@@ -44,7 +44,34 @@ def while_loop(
         >>> int(end["turns"]), float(end["value"])
         (3, 8.0)
     """
-    leaves, tree = jax.tree.flatten(start)
+    packed, unpacked = scalars_together(start)
+    end = lax.while_loop(
+        lambda carry: goes_on(unpacked(carry)),
+        lambda carry: packed(one_more(unpacked(carry))),
+        packed(start),
+    )
+    return unpacked(end)
+
+
+def scalars_together(
+    example: State,
+) -> tuple[Callable[[State], list[Array]], Callable[[list[Array]], State]]:
+    """How a state travels in `while_loop`, for loops of another kind that do the same.
+
+    Args:
+        example: A state.
+
+    Returns:
+        From a state like it to one vector for each type of its scalars, then its other
+        arrays; and back.
+
+    Example:
+        >>> state = {"turns": jnp.asarray(2, jnp.int32), "rows": jnp.zeros((2, 3))}
+        >>> packed, unpacked = scalars_together(state)
+        >>> [x.shape for x in packed(state)], int(unpacked(packed(state))["turns"])
+        ([(1,), (2, 3)], 2)
+    """
+    leaves, tree = jax.tree.flatten(example)
     vectors = [_vector_of(x) for x in leaves]
     names = sorted(set(vectors) - {_ALONE})
 
@@ -63,12 +90,7 @@ def while_loop(
         both = zip(leaves, vectors, strict=True)
         return tree.unflatten([next(rest[v]).astype(x.dtype) for x, v in both])
 
-    end = lax.while_loop(
-        lambda carry: goes_on(unpacked(carry)),
-        lambda carry: packed(one_more(unpacked(carry))),
-        packed(start),
-    )
-    return unpacked(end)
+    return packed, unpacked
 
 
 def _vector_of(x: Array) -> str:

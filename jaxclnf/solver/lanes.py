@@ -16,6 +16,8 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Int
 
+from jaxclnf.loops import while_loop
+
 Step = Callable[[Any, Any, Any], Any]
 """From what all faces share, what one face has of its own, and its state to the next
 state."""
@@ -81,7 +83,7 @@ def run_to_end(
 
     @custom_vmap
     def one(shared: list, own: list, state: list) -> list:
-        return lax.while_loop(goes_on, lambda s: next_arrays(shared, own, s), state)
+        return while_loop(goes_on, lambda s: next_arrays(shared, own, s), state)
 
     @custom_vmap
     def many(shared: list, own: list, states: list) -> list:

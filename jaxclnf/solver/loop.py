@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from jaxclnf.experts.types import ResponseMaps
+from jaxclnf.loops import scalars_together
 from jaxclnf.pytree import all_finite, held_where
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp
 from jaxclnf.solver.certificate import blocked_directions, scaled_gradient
@@ -278,17 +279,20 @@ def resume_with_trace(
 
     state = completed(pdm, responses, state, options, rigid=rigid)
 
-    def body(s: NURLMSState, _: None) -> tuple[NURLMSState, tuple]:
+    packed, unpacked = scalars_together(state)
+
+    def body(carry: list[Array], _: None) -> tuple[list[Array], tuple]:
+        s = unpacked(carry)
         running = s.status == Status.RUNNING
         inputs = held_where(~running, (pdm, responses, s, options))
         after = select(running, nu_rlms_step(*inputs, rigid=rigid), s)
-        return after, (_recorded(after), running)
+        return packed(after), (_recorded(after), running)
 
-    last, (states, valid) = lax.scan(body, state, length=options.max_steps)
+    carry, (states, valid) = lax.scan(body, packed(state), length=options.max_steps)
     states = jax.tree.map(
         lambda a, b: jnp.concatenate([a[None], b]), _recorded(state), states
     )
-    return last, states, jnp.concatenate([jnp.ones((1,), bool), valid])
+    return unpacked(carry), states, jnp.concatenate([jnp.ones((1,), bool), valid])
 
 
 def _recorded(state: NURLMSState) -> NURLMSState:
