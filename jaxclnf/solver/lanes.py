@@ -180,45 +180,47 @@ def run_in_lanes(
     def all_running(states: Any) -> Bool[Array, " k"]:
         return jax.vmap(is_running)(states)
 
-    def one_round(carry: tuple) -> tuple:
-        states, in_lanes, face, waiting, rounds = carry
-        mine = jax.tree.map(lambda x: x[face], own)
-        stepped = jax.vmap(partial(step, shared))(mine, in_lanes)
-        running = all_running(in_lanes)
-        in_lanes = _select(running, stepped, in_lanes)
-        states = jax.tree.map(lambda x, y: x.at[face].set(y), states, in_lanes)
-        free = ~all_running(in_lanes)
+    all_stepped = jax.vmap(partial(step, shared))
+
+    def until_one_ends(carry: tuple) -> tuple:
+        states, face, waiting, rounds = carry
+        # Only here, not in each round, are states and what faces have of their own,
+        # 30 KB of maps, carried to the lanes and back.
+        mine, in_lanes = jax.tree.map(lambda x: x[face], (own, states))
+        # All step on together: what a lane without a face comes to is thrown away.
+        working = all_running(in_lanes)
+        # Under a plain `jax.vmap` there may be none at work any more.
+        some = jnp.any(working)
+        in_lanes, rounds = lax.while_loop(
+            lambda carry: some & jnp.all(all_running(carry[0]) | ~working),
+            lambda carry: (all_stepped(mine, carry[0]), carry[1] + 1),
+            (in_lanes, rounds),
+        )
+        place = jnp.where(working, face, count)
+        states = jax.tree.map(
+            lambda x, y: x.at[place].set(y, mode="drop"), states, in_lanes
+        )
+        free = ~working | ~all_running(in_lanes)
         # Free lanes take the faces that wait, in order; those that find none stay.
         rank = jnp.cumsum(free.astype(jnp.int32))
         found = free & (waiting + rank <= count)
         face = jnp.where(found, waiting + rank - 1, face)
-        in_lanes = _select(found, jax.tree.map(lambda x: x[face], states), in_lanes)
-        waiting = jnp.minimum(waiting + rank[-1], count)
-        return states, in_lanes, face, waiting, rounds + 1
+        return states, face, jnp.minimum(waiting + rank[-1], count), rounds
 
     # Faces that have ended already take up no lane.
     order = jnp.argsort(~all_running(states), stable=True)
     ordered, own = jax.tree.map(lambda x: x[order], (states, own))
     start = (
         ordered,
-        jax.tree.map(lambda x: x[:lanes], ordered),
         jnp.arange(lanes, dtype=jnp.int32),
         jnp.asarray(lanes, jnp.int32),
         jnp.zeros((), jnp.int32),
     )
     ended, *_, rounds = lax.while_loop(
-        lambda carry: jnp.any(all_running(carry[1])), one_round, start
+        lambda carry: jnp.any(all_running(carry[0])[carry[1]]), until_one_ends, start
     )
     back = jax.tree.map(lambda x, y: x.at[order].set(y), states, ended)
     return back, rounds
-
-
-def _select(which: Bool[Array, " k"], one: Any, other: Any) -> Any:
-    return jax.tree.map(
-        lambda a, b: jnp.where(which.reshape(-1, *(1,) * (a.ndim - 1)), a, b),
-        one,
-        other,
-    )
 
 
 def count_rounds(num_steps: np.ndarray, lanes: int) -> int:
