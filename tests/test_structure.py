@@ -21,6 +21,9 @@ FLOOR = {
     "linalg",
     "materialised",
     "loops",
+    "primitives",
+    "shelf",
+    "traced_once",
 }
 INNER = {"shape", "experts", "solver", "fitting"}
 MAY_IMPORT = {
@@ -28,10 +31,13 @@ MAY_IMPORT = {
     "status": set(),
     "errors": set(),
     "user_cache": set(),
-    "by_platform": set(),
+    "primitives": set(),
+    "by_platform": {"primitives"},
     "batching": {"by_platform"},
     "materialised": set(),
     "loops": set(),
+    "shelf": set(),
+    "traced_once": {"primitives", "shelf"},
     "linalg": {"batching"},
     "shape": FLOOR,
     "experts": FLOOR | {"shape"},

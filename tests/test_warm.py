@@ -16,6 +16,14 @@ from tests.markdown import ROOT
 
 COMMAND = "import sys; from jaxclnf.app.cli import main; sys.exit(main(sys.argv[1:]))"
 
+NO_TRACES = (
+    "from jaxclnf.app.programs import keep_programs; keep_programs();"
+    "import jaxclnf.fitting.many as many, jaxclnf.fitting.separate as separate;"
+    "import jaxclnf.fitting.track as track;"
+    "many.fit_face = track.fit_face = separate.finish_start = None;"
+)
+"""A process in which to trace a fit is an error."""
+
 
 def run(home: Path, *args: str, before: str = "") -> subprocess.CompletedProcess:
     """The command in a process of its own, with another home, after some statements."""
@@ -53,7 +61,8 @@ def test_what_was_made_ahead_is_used(tmp_path: Path):
     made = programs()
     assert any("fit_chunk" in name for name in made)
     out = str(tmp_path / "out")
-    done = run(tmp_path, "fit", photo, *same, "--boxes", str(boxes), "--out", out)
+    args = ("fit", photo, *same, "--boxes", str(boxes), "--out", out)
+    done = run(tmp_path, *args, before=NO_TRACES)
     assert done.returncode == 0, done.stderr
     assert "1 converged" in done.stdout and done.stderr == ""
     assert not [name for name in programs() - made if "fit" in name]
@@ -76,10 +85,16 @@ def test_what_was_made_ahead_for_videos_is_used(tmp_path: Path):
     assert warm.stdout.startswith(f"videos of {size} pixels: ready after ")
     assert warm.stdout.count("ready after") == 1
     folder = tmp_path / "cache" / "jaxclnf" / "programs"
-    made = {file.name for file in folder.glob("*/*-cache")}
+
+    def programs() -> set[str]:
+        # Smaller ones are kept if they happen to take long.
+        files = folder.glob("*/*-cache")
+        return {file.name for file in files if file.stat().st_size > 50_000}
+
+    made = programs()
     assert any("follow" in name for name in made)
     # The example's face is none to a detector: the frames tell where to look.
-    code = (
+    code = NO_TRACES + (
         "import sys, numpy as np, jaxclnf.app.faces_setup as setup;"
         f"box = np.asarray({np.asarray(example['box']).tolist()});"
         "setup.FaceSetup.face_detector = lambda self, model: lambda *_: box[None];"
@@ -88,8 +103,7 @@ def test_what_was_made_ahead_for_videos_is_used(tmp_path: Path):
     done = run(tmp_path, *args, before=code)
     assert done.returncode == 0, done.stderr
     assert "3 frames, 3 with a trusted face" in done.stdout
-    new = {file.name for file in folder.glob("*/*-cache")} - made
-    assert not new
+    assert programs() == made
 
 
 @pytest.mark.parametrize("size", ["640", "640x", "0x480", "640x480x2", "9999999x2"])
@@ -143,6 +157,35 @@ def test_programs_of_python_are_kept_too(tmp_path: Path, jax_first: bool):
     environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "chosen")
     assert subprocess.run(command, cwd=ROOT, env=environment).returncode == 0
     assert list(tmp_path.glob("chosen/*lambda*-cache"))
+
+
+@pytest.mark.slow
+def test_traces_of_python_are_kept_too(tmp_path: Path):
+    save_model(synthetic.example(np.float32)["model"], tmp_path / "tiny.npz")
+    code = (
+        "import numpy as np; from tests import synthetic;"
+        "from jaxclnf import FitOptions, fit, fit_many, load_model;"
+        f"model = load_model({str(tmp_path / 'tiny.npz')!r});"
+        "example = synthetic.example(np.float32);"
+        "image, box = example['image'], np.asarray(example['box']);"
+        "options = FitOptions(window_sizes=(7,), starts=3);"
+        "ends = [fit(model, image, box, options=options),"
+        " fit_many(model, image, box[None], options=options)];"
+        "print([np.asarray(end.landmarks).tobytes().hex() for end in ends])"
+    )
+    told = []
+    for before in (NO_TRACES.partition("import jaxclnf.fitting")[0], NO_TRACES):
+        done = subprocess.run(
+            [sys.executable, "-c", before + code],
+            cwd=ROOT,
+            env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "chosen")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout)
+    assert told[0] == told[1] and len(told[0]) > 300
+    assert list(tmp_path.glob("chosen/traced/jaxclnf.fitting.*"))
 
 
 @pytest.mark.parametrize("size", ["0", "-512", "20000"])

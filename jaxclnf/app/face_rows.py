@@ -1,7 +1,6 @@
 """Rows of OpenFace's table, made of fitted faces."""
 
 import math
-from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from jaxclnf.fitting.result import FitResult
 from jaxclnf.openface.csv_table import OpenFaceRow
 from jaxclnf.shape.pdm import PDM, PDMParams
 from jaxclnf.status import Status
+from jaxclnf.traced_once import traced_once
 
 Dialect = Literal["converged", "openface"]
 """Fits to convergence, or OpenFace's numbers."""
@@ -132,7 +132,7 @@ class _Geometry(NamedTuple):
     eyes_3d: tuple[Float[Array, "e 3"], ...]
 
 
-@partial(jax.jit, static_argnames="dialect")
+@traced_once("dialect")
 def _geometry(
     pdm: PDM,
     eye_pdms: tuple[PDM, ...],

@@ -8,6 +8,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from jaxclnf.app.traces import TraceFolder
+from jaxclnf.shelf import use_shelf
 from jaxclnf.user_cache import user_cache
 
 _SHORTEST = 0.05
@@ -61,6 +63,7 @@ def keep_programs() -> None:
         folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     if folder is not None:
         _forget_damaged_programs(folder)
+        use_shelf(TraceFolder(folder / "traced"))
 
 
 def _keep_from_now_on() -> Path | None:

@@ -21,6 +21,7 @@ from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult, FitTrace
 from jaxclnf.fitting.separate import fit_face_separately
 from jaxclnf.shape.pdm import PDM, PDMParams
+from jaxclnf.traced_once import traced_once
 
 _CHUNK = 64
 """Faces that an accelerator fits at once; on CPU one at a time is fastest."""
@@ -113,7 +114,7 @@ def fit_with_trace(
     return result, trace
 
 
-@partial(jax.jit, static_argnames="with_trace")
+@traced_once("with_trace")
 def _fit_one(
     model: CLNFModel,
     image: Array,
@@ -125,7 +126,7 @@ def _fit_one(
     return fit_face(model, image, image_size, params, options, with_trace=with_trace)
 
 
-@partial(jax.jit, static_argnames="with_trace")
+@traced_once("with_trace")
 def _fit_chunk(
     model: CLNFModel,
     image: Array,
@@ -163,7 +164,7 @@ def _new_array() -> Array:
     return jnp.zeros(())
 
 
-@partial(jax.jit, static_argnames="num_starts")
+@traced_once("num_starts")
 def _starts_from_box(pdm: PDM, box: Array, num_starts: int) -> PDMParams:
     return starts_from_box(pdm, box, num_starts)
 

@@ -8,7 +8,6 @@ again with more of the image. Thus the numbers are those of `fit`.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +35,7 @@ from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
+from jaxclnf.traced_once import traced_once
 
 Numbers = Num[Array | np.ndarray, "..."]
 """Arrays whose shapes `fit_many` checks by itself: images differ in theirs."""
@@ -296,7 +296,7 @@ def _places(part: Chunk, devices: int) -> list[int]:
     return [k // share * part.size + k % share for k in range(len(part.faces))]
 
 
-@partial(jax.jit, static_argnames="mesh")
+@traced_once("mesh")
 def _fit_chunk(
     model: CLNFModel,
     crops: Num[Array, "k height width"],

@@ -34,6 +34,7 @@ from jaxclnf.fitting.pruning import (
 from jaxclnf.fitting.result import FitResult, FitTrace
 from jaxclnf.fitting.schedule import fit_scales
 from jaxclnf.shape.pdm import PDMParams
+from jaxclnf.traced_once import traced_once
 
 
 class _Searched(NamedTuple):
@@ -145,10 +146,10 @@ def _shares(starts: PDMParams, cores: int) -> list[PDMParams]:
     ]
 
 
-_each = jax.jit(run_each, static_argnames=("run", "with_trace"))
+_each = traced_once("run", "with_trace")(run_each)
 
 
-@partial(jax.jit, static_argnames="count")
+@traced_once("count")
 def _choose(
     cutoffs: EarlyTermination | None,
     begun: list[Progress],
@@ -166,7 +167,7 @@ def _choose(
     return chosen, [row(k) for k in range(chosen.order.shape[0])]
 
 
-@partial(jax.jit, static_argnames="with_trace")
+@traced_once("with_trace")
 def _finish(
     model: CLNFModel,
     image: GreyImage,
@@ -178,10 +179,10 @@ def _finish(
     return finish_start(model, image, begun, modes, options, with_trace=with_trace)
 
 
-_drop = jax.jit(conclude_scales)
+_drop = traced_once()(conclude_scales)
 
 
-@partial(jax.jit, static_argnames="count")
+@traced_once("count")
 def _with_end(
     starts: PDMParams, searched: _Searched, options: FitOptions, count: int
 ) -> tuple[Float[Array, " 4"], PDMParams]:
@@ -190,7 +191,7 @@ def _with_end(
     return short.reach, with_end(starts, short)
 
 
-@partial(jax.jit, static_argnames="count")
+@traced_once("count")
 def _conclude(
     model: CLNFModel,
     image: GreyImage,

@@ -34,6 +34,7 @@ from jaxclnf.fitting.track_state import (
     without_detector,
 )
 from jaxclnf.shape.pdm import PDMParams
+from jaxclnf.traced_once import traced_once
 
 
 def follow_face(
@@ -259,7 +260,7 @@ def with_template(
     return dataclasses.replace(state, template=template)
 
 
-@partial(jax.jit, static_argnames="large")
+@traced_once("large")
 def _follow(
     model: CLNFModel,
     image: Array,
