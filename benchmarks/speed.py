@@ -200,7 +200,7 @@ def measure(
     report, grey = record.report, read_image(PHOTOGRAPH)[1]
     for part in (part for part in PARTS if part in parts):
         if part == "start_up":
-            record.fill("", report, [("start_up", start_up)])
+            record.fill("", report, [("start_up", partial(start_up, PHOTOGRAPH))])
             continue
         if part == "stages":
             record.fill("", report, [("rates", rates)])

@@ -1,10 +1,13 @@
 """The machine that `speed.py` runs on: clock, memory, and what it can do at best."""
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -117,11 +120,15 @@ def peak_memory() -> tuple[float | None, str]:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "process"
 
 
-def start_up() -> dict:
-    """Time to import JAX alone, and then the package with all that `fit` needs.
+def start_up(photograph: Path) -> dict:
+    """Time to import JAX alone, then the package with all that `fit` needs; and of the
+    whole command, where nothing has been compiled yet and where all has.
+
+    Args:
+        photograph: What the command is given.
 
     Returns:
-        Seconds, the least of five runs.
+        Seconds, the least of five runs; the first command has one only.
     """
 
     def seconds(statement: str) -> float:
@@ -137,4 +144,39 @@ def start_up() -> dict:
 
     jax_alone = seconds("import jax, jax.numpy")
     ours = seconds("import jax, jax.numpy, jaxclnf; jaxclnf.fit")
-    return {"import jax": round(jax_alone, 3), "beyond it": round(ours - jax_alone, 3)}
+    first, *later = commands(photograph, 6)
+    times = {
+        "import jax": jax_alone,
+        "beyond it": ours - jax_alone,
+        "command, first": first,
+        "command, later": min(later),
+    }
+    return {name: round(time, 3) for name, time in times.items()}
+
+
+def commands(photograph: Path, times: int) -> list[float]:
+    """Times of `jaxclnf fit`, each a process of its own, with a cache of its own.
+
+    Args:
+        photograph: The photograph.
+        times: How many.
+
+    Returns:
+        Seconds of each, the first of which compiles.
+    """
+    ours = "JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
+    with tempfile.TemporaryDirectory() as folder:
+        environment["JAXCLNF_CACHE_DIR"] = folder
+        command = ["fit", str(photograph), "--out", f"{folder}/out"]
+        taken = []
+        for _ in range(times):
+            begin = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "jaxclnf", *command],
+                env=environment,
+                check=True,
+                capture_output=True,
+            )
+            taken.append(time.perf_counter() - begin)
+    return taken

@@ -107,7 +107,10 @@ def _run_kept(
     ]
     name = _text(function)
     texts = {k: _text(v) for k, v in static.items()}
-    settings = sorted(jax.config.values.items(), key=str)
+    # Few of them matter; where and when compiled programs are kept does not.
+    settings = [
+        f"{k} {v}" for k, v in sorted(jax.config.values.items()) if "cache" not in k
+    ]
     key = "\n".join(map(str, (name, texts, tree, shapes, settings)))
     structures = []
 

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -176,6 +177,15 @@ def num_mappings() -> int:
     """Memory mappings of this process; 0 where the system does not tell."""
     table = Path("/proc/self/maps")
     return table.read_bytes().count(b"\n") if table.exists() else 0
+
+
+@pytest.fixture(autouse=True)
+def _traced_anew() -> Iterator[None]:
+    """Tests look at what is traced, even after one that has it kept."""
+    yield
+    from jaxclnf.shelf import use_shelf
+
+    use_shelf(None)
 
 
 @pytest.fixture(autouse=True)

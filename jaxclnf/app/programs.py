@@ -1,4 +1,4 @@
-"""Compiled programs, kept for the next run: in the user's cache, made on first use."""
+"""Programs, kept for the next run: in the user's cache, made on first use."""
 
 import contextlib
 import os
@@ -34,13 +34,14 @@ def programs_folder() -> Path:
 
 
 def keep_programs() -> None:
-    """Has JAX keep what it compiles, unless the user has decided otherwise.
+    """Has JAX keep what it compiles, and keeps what the package traces.
 
     Then only the first fit of a kind takes long, and not the first of each process. The
     command calls it; in Python it is for you to call, before anything is compiled.
     JAX's own environment variables come first: `JAX_COMPILATION_CACHE_DIR` names
     another folder, `JAX_ENABLE_COMPILATION_CACHE=false` switches it off. The folder may
     be removed at any time; a damaged file in it is removed instead of JAX's warning.
+    Whoever may write there may have you run programs of theirs.
 
     Called before JAX is loaded it also sets `TF_CPP_MIN_LOG_LEVEL=3`, unless that is
     set: else XLA prints an error for every program that it finds in the folder.
@@ -60,22 +61,23 @@ def keep_programs() -> None:
         # XLA would print an error for every program that it loads, about two
         # preferences that are no features of a processor (jax 0.10.1).
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    if folder is not None:
-        _forget_damaged_programs(folder)
-        use_shelf(TraceFolder(folder / "traced"))
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if "://" not in folder:  # in which JAX keeps what it compiles, but we nothing
+        _forget_damaged_programs(Path(folder))
+        use_shelf(TraceFolder(Path(folder) / "traced"))
 
 
-def _keep_from_now_on() -> Path | None:
-    """The folder, unless one has been chosen before."""
+def _keep_from_now_on() -> str:
+    """The folder, which may have been chosen before."""
     import jax
 
-    if jax.config.values["jax_compilation_cache_dir"] is not None:
-        return None
+    chosen = jax.config.values["jax_compilation_cache_dir"]
+    if chosen is not None:
+        return chosen
     jax.config.update("jax_compilation_cache_dir", str(programs_folder()))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
-    return programs_folder()
+    return str(programs_folder())
 
 
 def _forget_damaged_programs(folder: Path) -> None:
