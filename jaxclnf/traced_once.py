@@ -63,7 +63,7 @@ def traced_once(*static_argnames: str) -> Callable[[Callable], Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             shelf, given = shelf_in_use(), signature.bind(*args, **kwargs).arguments
             static = {k: given.pop(k) for k in static_argnames if k in given}
-            if shelf is None or not _is_kept(function, static):
+            if shelf is None or not _is_kept(function, given, static):
                 return function(*args, **kwargs)
             return _run_kept(shelf, function, given, static)
 
@@ -72,14 +72,29 @@ def traced_once(*static_argnames: str) -> Callable[[Callable], Any]:
     return decorate
 
 
-def _is_kept(function: Callable, static: dict[str, Any]) -> bool:
+def _is_kept(function: Callable, given: dict[str, Any], static: dict[str, Any]) -> bool:
     settings = jax.config.values
     return (
         jax.default_backend() == "cpu"
         and settings["jax_enable_compilation_cache"]
         and not any(settings[name] for name in _DEBUGGING)
         and all(map(_has_text, (function, *static.values())))
+        and _is_built_of(
+            jax.tree.structure(given), {_package(function), _package(dict)}
+        )
     )
+
+
+def _package(of: Any) -> str:
+    return of.__module__.partition(".")[0]
+
+
+def _is_built_of(tree: Any, packages: set[str]) -> bool:
+    """Whether all classes are known ones: not of others, whose source may change."""
+    node = tree.node_data()
+    if node is not None and _package(node[0]) not in packages:
+        return False
+    return all(_is_built_of(child, packages) for child in tree.children())
 
 
 def _has_text(static: Any) -> bool:

@@ -163,6 +163,17 @@ def test_functions_without_a_name_of_their_own_are_not_kept(shelf: Memory) -> No
     assert not shelf.programs
 
 
+def test_with_classes_of_others_they_are_not_kept(
+    shelf: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Line, "__module__", "another.module")
+    new_process()(X, LINE)
+    assert not shelf.programs
+    monkeypatch.undo()
+    new_process()(X, LINE)
+    assert shelf.programs
+
+
 @pytest.mark.parametrize("from_shelf", [False, True])
 def test_transformations_pass(shelf: Memory, from_shelf: bool) -> None:
     run = new_process()
