@@ -86,7 +86,7 @@ def followed_face(
         True
     """
     check_image(image)
-    if is_traced(model, image, state, options):
+    if is_traced():
         followed = lax.cond(
             state.initialised,
             lambda: lax.cond(
