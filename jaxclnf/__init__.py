@@ -8,6 +8,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import jaxclnf.shelf  # noqa: F401 (first of all, as it looks at the clock)
+
 if TYPE_CHECKING:
     from jaxclnf.app.check import check_model as check_model
     from jaxclnf.app.programs import keep_programs as keep_programs

@@ -14,8 +14,6 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
-from jaxclnf.primitives import derivative_of
-
 
 def by_platform(*args: Any, cpu: Callable, default: Callable) -> Any:
     """Does a thing in one way on CPU and in another elsewhere.
@@ -113,11 +111,18 @@ def _derivative(
     leaves: Sequence, tangents: Sequence, *, cpu: ClosedJaxpr, default: Callable
 ) -> tuple[Sequence, Sequence]:
     """As `lax.platform_dependent` has it: reverse mode needs both ways at hand."""
+    moving = [not isinstance(tangent, ad.Zero) for tangent in tangents]
 
-    def either(*leaves: Any) -> Any:
-        return lax.platform_dependent(*leaves, cpu=jaxpr_as_fun(cpu), default=default)
+    def along(*moved: Any) -> list:
+        some = iter(moved)
+        both = zip(leaves, moving, strict=True)
+        args = [next(some) if moves else x for x, moves in both]
+        return lax.platform_dependent(*args, cpu=jaxpr_as_fun(cpu), default=default)
 
-    return derivative_of(either, leaves, tangents)
+    def only_moving(of: Sequence) -> list:
+        return [x for x, moves in zip(of, moving, strict=True) if moves]
+
+    return jax.jvp(along, only_moving(leaves), only_moving(tangents))
 
 
 ad.primitive_jvps[_by_platform] = _derivative

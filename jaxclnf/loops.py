@@ -29,8 +29,7 @@ def while_loop(
     Args:
         goes_on: Whether a state is to be stepped on.
         one_more: The next state.
-        start: A pytree of arrays. Whole numbers and truth values among its scalars
-            travel as int32.
+        start: A pytree of arrays. Truth values among its scalars travel as int32.
 
     Returns:
         The last state.
@@ -97,4 +96,4 @@ def _vector_of(x: Array) -> str:
     """The type of the vector as part of which a value travels."""
     if x.ndim:
         return _ALONE
-    return str(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else "int32"
+    return "int32" if x.dtype == bool else str(x.dtype)

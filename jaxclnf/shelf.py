@@ -1,7 +1,12 @@
 """A shelf for traced programs: the process's own, which is empty and takes nothing
 until one is set up."""
 
+import time
 from typing import Protocol, runtime_checkable
+
+LOADED_AT = time.time()
+"""When the package was loaded, seconds since the epoch: source code that is younger is
+not what traces."""
 
 
 @runtime_checkable

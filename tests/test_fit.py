@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxclnf.fitting.fit as fit_module
+from jaxclnf.fitting.canvas import on_canvas
 from jaxclnf.fitting.fit import fit, fit_with_trace
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
@@ -262,6 +263,14 @@ def test_zeros_around_change_nothing(names, result):
     _same(
         _fit(names, image=np.pad(names["image"], ((0, 16), (0, 252)))[:, :256]), result
     )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_an_image_may_be_overwritten_after_the_call(dtype):
+    # JAX takes over some arrays as they are, and works on after the call.
+    image = np.ones((256, 256), dtype)
+    canvas = on_canvas(image, np.dtype(np.float64))
+    assert canvas.shape == image.shape and not np.shares_memory(canvas, image)
 
 
 @pytest.mark.parametrize("grey", [0, 128])

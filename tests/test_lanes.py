@@ -163,6 +163,35 @@ def test_a_nan_face_leaves_the_others_alone():
     assert same(tuple(x[others] for x in spoilt), tuple(x[others] for x in clean))
 
 
+def test_steps_behind_the_end_are_thrown_away():
+    needs = jnp.asarray([1, 9, 2, 7, 3, 8, 1, 1, 6, 5, 2, 4])
+
+    def run_down(share: jax.Array, left: jax.Array) -> jax.Array:
+        def step(share: jax.Array, _: jax.Array, state: tuple) -> tuple:
+            left, value = state
+            return left - 1, value * share * jnp.sqrt(left - 0.5)  # NaN for none left
+
+        state = left.astype(float), jnp.ones(())
+        return run_to_end(step, lambda s: s[0] > 0, share, left, state)[1]
+
+    values, slopes = jax.jvp(
+        lambda share: jax.vmap(run_down, (None, 0))(share, needs),
+        (SHARE,),
+        (jnp.ones(()),),
+    )
+    powers = np.asarray(needs, float)
+    roots = [np.prod(np.sqrt(np.arange(n) + 0.5)) for n in needs.tolist()]
+    np.testing.assert_allclose(values, 0.5**powers * roots, rtol=1e-12)
+    np.testing.assert_allclose(slopes, 2 * powers * values, rtol=1e-12)
+
+
+@pytest.mark.parametrize("lanes", [0, 4])
+def test_lanes_are_one_for_each_face_at_most(lanes: int):
+    left = jnp.ones(3, jnp.int32)
+    with pytest.raises(ValueError, match=f"lanes is {lanes}; expected 1 to 3"):
+        run_in_lanes(_count_down, _is_open, left[0], left, (left, left), lanes)
+
+
 def test_lane_steps_are_near_what_is_needed():
     # Newton's steps a phase as measured: 5 in the mean, 14 at most, a long tail.
     steps = np.minimum(3 + np.random.default_rng(0).geometric(0.4, 1024), 14)

@@ -21,9 +21,8 @@ FLOOR = {
     "linalg",
     "materialised",
     "loops",
-    "primitives",
     "shelf",
-    "traced_once",
+    "tracing",
 }
 INNER = {"shape", "experts", "solver", "fitting"}
 MAY_IMPORT = {
@@ -31,13 +30,12 @@ MAY_IMPORT = {
     "status": set(),
     "errors": set(),
     "user_cache": set(),
-    "primitives": set(),
-    "by_platform": {"primitives"},
+    "by_platform": set(),
     "batching": {"by_platform"},
     "materialised": set(),
     "loops": set(),
     "shelf": set(),
-    "traced_once": {"primitives", "shelf"},
+    "tracing": {"shelf"},
     "linalg": {"batching"},
     "shape": FLOOR,
     "experts": FLOOR | {"shape"},

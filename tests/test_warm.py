@@ -18,11 +18,14 @@ COMMAND = "import sys; from jaxclnf.app.cli import main; sys.exit(main(sys.argv[
 
 NO_TRACES = (
     "from jaxclnf.app.programs import keep_programs; keep_programs();"
-    "import jaxclnf.fitting.many as many, jaxclnf.fitting.separate as separate;"
+    "import jaxclnf.app.traces as traces, jaxclnf.fitting.many as many;"
     "import jaxclnf.fitting.track as track;"
-    "many.fit_face = track.fit_face = separate.finish_start = None;"
+    "many.fit_face = track.fit_face = traces.TraceFolder.put = None;"
+    "import sys; import jaxclnf.fitting.fit; import jaxclnf.fitting.separate;"
+    "sys.modules['jaxclnf.fitting.fit'].fit_face = None;"
+    "sys.modules['jaxclnf.fitting.separate'].finish_start = None;"
 )
-"""A process in which to trace a fit is an error."""
+"""A process in which it is an error to trace a fit, or anything else that is kept."""
 
 
 def run(home: Path, *args: str, before: str = "") -> subprocess.CompletedProcess:
@@ -174,7 +177,7 @@ def test_traces_of_python_are_kept_too(tmp_path: Path):
         "print([np.asarray(end.landmarks).tobytes().hex() for end in ends])"
     )
     told = []
-    keep, *_ = NO_TRACES.partition("import jaxclnf.fitting")
+    keep, *_ = NO_TRACES.partition("import jaxclnf.app.traces")
     for before in (keep, f"import jax; {NO_TRACES}"):
         done = subprocess.run(
             [sys.executable, "-c", before + code],
@@ -186,7 +189,7 @@ def test_traces_of_python_are_kept_too(tmp_path: Path):
         assert done.returncode == 0, done.stderr
         told.append(done.stdout)
     assert told[0] == told[1] and len(told[0]) > 300
-    assert list(tmp_path.glob("chosen/traced/jaxclnf.fitting.*"))
+    assert list(tmp_path.glob("chosen/jaxclnf-traced/jaxclnf.fitting.*"))
 
 
 @pytest.mark.parametrize("size", ["0", "-512", "20000"])

@@ -13,7 +13,7 @@ from jaxclnf.fitting.result import FitResult
 from jaxclnf.openface.csv_table import OpenFaceRow
 from jaxclnf.shape.pdm import PDM, PDMParams
 from jaxclnf.status import Status
-from jaxclnf.traced_once import traced_once
+from jaxclnf.tracing import traced_once
 
 Dialect = Literal["converged", "openface"]
 """Fits to convergence, or OpenFace's numbers."""

@@ -62,9 +62,10 @@ def keep_programs() -> None:
         # preferences that are no features of a processor (jax 0.10.1).
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
-    if "://" not in folder:  # in which JAX keeps what it compiles, but we nothing
+    # JAX keeps nothing in "", and in a place with "://" we do not.
+    if folder and "://" not in folder:
         _forget_damaged_programs(Path(folder))
-        use_shelf(TraceFolder(Path(folder) / "traced"))
+        use_shelf(TraceFolder(Path(folder) / "jaxclnf-traced"))
 
 
 def _keep_from_now_on() -> str:

@@ -1,31 +1,40 @@
 """The shelf of traced programs in a folder, beside JAX's compiled ones."""
 
-import functools
 import hashlib
 import os
 import uuid
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 
+from jaxclnf.shelf import LOADED_AT
+
 _DIGEST = hashlib.sha256().digest_size
+_PACKAGE = Path(__file__).parents[1]
 
 
 class TraceFolder:
     """A `Shelf` in a folder.
 
-    A program is found again by what it was made from: key, source code of the package,
-    JAX. Files begin with a digest of what follows; one that is damaged counts as none,
-    and is written anew.
+    A program is found again by what it was made from: the source code of the package,
+    JAX, its key. Files begin with a digest of what follows; one that is damaged counts
+    as none, and is written anew. Where there are no sources, or they are others than
+    those that were loaded, nothing is found and nothing kept.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, package: Path = _PACKAGE) -> None:
         """Takes a folder.
 
         Args:
             folder: The folder, which need not exist.
+            package: Where the sources are.
         """
-        self._folder = folder
+        self._folder, self._package = folder.absolute(), package
+        self._sources = _states(package)
+        loaded_ns = 1e9 * LOADED_AT
+        self._is_usable = bool(self._sources) and all(
+            changed_ns < loaded_ns for _, changed_ns, _ in self._sources
+        )
+        self._made_by = _digest(package)
 
     def get(self, name: str, key: str) -> bytes | None:
         """As `Shelf.get`.
@@ -35,24 +44,21 @@ class TraceFolder:
             key: What its trace depends on.
 
         Returns:
-            The program, or None; where a file cannot be read also with a warning.
+            The program, or None. Where the folder cannot be read there is a warning,
+            and it is not used any more.
 
         Example:
             >>> TraceFolder(Path("/no/such/folder")).get("fit", "float32") is None
             True
         """
-        file = self._file(name, key)
+        if not self._is_current():
+            return None
         try:
-            content = file.read_bytes()
+            content = self._file(name, key).read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            warnings.warn(
-                f"{file}: a traced program cannot be read ({error.strerror}); it is "
-                "traced again",
-                stacklevel=2,
-            )
-            return None
+            return self._give_up(error)
         program = content[_DIGEST:]
         intact = hashlib.sha256(program).digest() == content[:_DIGEST]
         return program if intact else None
@@ -63,7 +69,8 @@ class TraceFolder:
         Args:
             name: The name of the function.
             key: What its trace depends on.
-            program: The program; where it cannot be written there is a warning.
+            program: The program. Where it cannot be written there is a warning, and
+                the folder is not used any more.
 
         Example:
             >>> import tempfile
@@ -73,6 +80,8 @@ class TraceFolder:
             ...     shelf.get("fit", "float32"), shelf.get("fit", "float64")
             (b'program', None)
         """
+        if not self._is_current():
+            return
         file = self._file(name, key)
         temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
         try:
@@ -83,23 +92,42 @@ class TraceFolder:
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
-            warnings.warn(
-                f"{file}: a traced program cannot be kept ({error.strerror})",
-                stacklevel=2,
-            )
+            self._give_up(error)
+
+    def _is_current(self) -> bool:
+        return self._is_usable and _states(self._package) == self._sources
 
     def _file(self, name: str, key: str) -> Path:
-        digest = hashlib.sha256(f"{_made_by()}\n{key}".encode()).hexdigest()
-        return self._folder / f"{name}-{digest}"
+        text = f"{self._made_by}\n{_libraries()}\n{key}"
+        return self._folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def _give_up(self, error: OSError) -> None:
+        self._is_usable = False
+        warnings.warn(
+            f"{self._folder}: traced programs cannot be kept ({error.strerror})",
+            stacklevel=3,
+        )
 
 
-@functools.cache
-def _made_by() -> str:
-    """What traces in this process, to the letter."""
-    folder = Path(__file__).parents[1]
+def _states(package: Path) -> list[tuple[str, int, int]]:
+    """Name, time of the last change in nanoseconds and size of each source."""
+    states = ((path, path.stat()) for path in sorted(package.rglob("*.py")))
+    return [(str(path), state.st_mtime_ns, state.st_size) for path, state in states]
+
+
+def _digest(package: Path) -> str:
     digest = hashlib.sha256()
-    for source in sorted(folder.rglob("*.py")):
+    for source in sorted(package.rglob("*.py")):
         content = source.read_bytes()
-        digest.update(f"{source.relative_to(folder)} {len(content)}\n".encode())
+        digest.update(f"{source.relative_to(package)} {len(content)}\n".encode())
         digest.update(content)
-    return f"{digest.hexdigest()} jax {version('jax')} jaxlib {version('jaxlib')}"
+    return digest.hexdigest()
+
+
+def _libraries() -> str:
+    """What traces besides the package, as it was loaded."""
+    import jax  # which may not be loaded yet when the folder is chosen
+    import numpy as np
+    from jaxlib.version import __version__ as jaxlib
+
+    return f"jax {jax.__version__} {jaxlib} numpy {np.__version__}"

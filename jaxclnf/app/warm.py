@@ -90,7 +90,9 @@ class WarmCommand(FaceSetup):
         box = np.full((1, 4), side / 4)
         box[:, 2:] = side / 4 if cut else side / 2
         options = self.fit_options(model)
-        jax.block_until_ready(fit_photo_faces(model, image, box, options))
+        result = fit_photo_faces(model, image, box, options)
+        face = jax.tree.map(lambda x: x[0], result)
+        openface_row(model, face, self.camera(side, side), dialect=self.dialect)
 
     def _warm_track(self, model: CLNFModel, shape: tuple[int, int]) -> None:
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(FaceSetup)}

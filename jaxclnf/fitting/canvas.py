@@ -207,16 +207,14 @@ def on_canvas(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
         dtype: Floating type of the model.
 
     Returns:
-        The canvas, in a type that programs are compiled for; an image that is one is
-        returned as it is.
+        The canvas, in a type that programs are compiled for; always a copy, as JAX may
+        work with it after the image has been overwritten.
 
     Example:
         >>> on_canvas(np.zeros((600, 800), np.uint8), np.dtype(np.float32)).shape
         (1024, 1024)
     """
     grey, whole = as_grey(image, dtype), whole_image(image.shape)
-    if grey.shape == whole.shape:
-        return grey
     canvas = np.zeros(whole.shape, grey.dtype)
     cut(grey, whole, canvas)
     return canvas

@@ -1,15 +1,13 @@
 """`fit`: faces in one image, from boxes or parameters to results."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from reprlib import repr as short
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage
@@ -22,7 +20,7 @@ from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult, FitTrace
 from jaxclnf.fitting.separate import fit_face_separately
 from jaxclnf.shape.pdm import PDM, PDMParams
-from jaxclnf.traced_once import traced_once
+from jaxclnf.tracing import is_traced, traced_once
 
 _CHUNK = 64
 """Faces that an accelerator fits at once; on CPU one at a time is fastest."""
@@ -139,28 +137,6 @@ def _fit_chunk(
     return jax.vmap(
         lambda p: fit_face(model, image, image_size, p, options, with_trace=with_trace)
     )(params)
-
-
-def is_traced() -> bool:
-    """Whether what is done here becomes part of a program, or of a derivative.
-
-    To look for tracers among all arrays of a model would take .3 ms of each fit.
-
-    Returns:
-        Whether JAX is tracing: inside `jax.jit`, `jax.vmap`, `jax.jvp`, ...
-
-    Example:
-        >>> is_traced(), bool(jax.jit(lambda: jnp.asarray(is_traced()))())
-        (False, True)
-    """
-    return get_opaque_trace_state() != _state_at_rest()
-
-
-@cache
-def _state_at_rest() -> Any:
-    """What JAX is in where it is tracing nothing, as in each new thread."""
-    with ThreadPoolExecutor(1) as new:
-        return new.submit(get_opaque_trace_state).result()
 
 
 @traced_once("num_starts")

@@ -35,7 +35,7 @@ from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
-from jaxclnf.traced_once import traced_once
+from jaxclnf.tracing import traced_once
 
 Numbers = Num[Array | np.ndarray, "..."]
 """Arrays whose shapes `fit_many` checks by itself: images differ in theirs."""

@@ -34,7 +34,7 @@ from jaxclnf.fitting.pruning import (
 from jaxclnf.fitting.result import FitResult, FitTrace
 from jaxclnf.fitting.schedule import fit_scales
 from jaxclnf.shape.pdm import PDMParams
-from jaxclnf.traced_once import traced_once
+from jaxclnf.tracing import traced_once
 
 
 class _Searched(NamedTuple):

@@ -18,7 +18,7 @@ from jaxtyping import Array, Num
 from jaxclnf.experts.area import GreyImage
 from jaxclnf.fitting.canvas import check_image, on_canvas
 from jaxclnf.fitting.face import fit_face, unfitted_face
-from jaxclnf.fitting.fit import fit, is_traced
+from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.parts import unfitted_part
@@ -34,7 +34,7 @@ from jaxclnf.fitting.track_state import (
     without_detector,
 )
 from jaxclnf.shape.pdm import PDMParams
-from jaxclnf.traced_once import traced_once
+from jaxclnf.tracing import is_traced, traced_once
 
 
 def follow_face(

@@ -165,6 +165,9 @@ def run_in_lanes(
     Returns:
         The last states, and how often all lanes were stepped.
 
+    Raises:
+        ValueError: There are no lanes, or more than faces.
+
     Example:
         >>> ended, rounds = run_in_lanes(
         ...     lambda by, _, x: x + by, lambda x: x < 3, jnp.asarray(1.0),
@@ -176,6 +179,8 @@ def run_in_lanes(
     count = jax.tree.leaves(states)[0].shape[0]
     if count == 0:
         return states, jnp.zeros((), jnp.int32)
+    if not 1 <= lanes <= count:
+        raise ValueError(f"lanes is {lanes}; expected 1 to {count}")
 
     def all_running(states: Any) -> Bool[Array, " k"]:
         return jax.vmap(is_running)(states)

@@ -1,6 +1,9 @@
 """Programs whose traces are kept do what `jax.jit` does, and are traced once."""
 
+import copy
+import functools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +15,7 @@ import pytest
 
 from jaxclnf.pytree import pytree_dataclass, static
 from jaxclnf.shelf import use_shelf
-from jaxclnf.traced_once import traced_once
+from jaxclnf.tracing import is_traced, traced_once
 
 
 class Memory:
@@ -52,12 +55,15 @@ def grow(x: Any, line: Line) -> jax.Array:
     return x / line.slope
 
 
+GROW = grow
+"""The same by another name."""
+
 TRACED = []
-"""Arguments of each time that the function below was traced."""
+"""An entry for each time that the function below was traced."""
 
 
 def ends(x: Any, line: Line, way: Any = shrink, times: int = 2) -> Ends:
-    TRACED.append((x, line, way, times))
+    TRACED.append(times)
     for _ in range(times):
         x = jnp.sin(way(x, line))
     rest = {"none": None, "sum": jnp.sum(x), "turns": jnp.asarray(times, jnp.int32)}
@@ -139,7 +145,16 @@ def test_settings_are_part_of_the_key(shelf: Memory) -> None:
     assert len(shelf.programs) == 2
 
 
-@pytest.mark.parametrize("name", ["jax_debug_nans", "jax_disable_jit"])
+DEBUGGING = [
+    "jax_check_tracer_leaks",
+    "jax_debug_infs",
+    "jax_debug_nans",
+    "jax_disable_jit",
+    "jax_enable_checks",
+]
+
+
+@pytest.mark.parametrize("name", DEBUGGING)
 def test_where_functions_are_looked_into_nothing_is_kept(
     shelf: Memory, name: str
 ) -> None:
@@ -157,10 +172,26 @@ def test_without_a_cache_nothing_is_kept(shelf: Memory) -> None:
     assert TRACED and not shelf.programs
 
 
-def test_functions_without_a_name_of_their_own_are_not_kept(shelf: Memory) -> None:
+def scaled_by(factor: float) -> Any:
+    @functools.wraps(shrink)
+    def way(x: Any, line: Line) -> jax.Array:
+        return factor * shrink(x, line)
+
+    return way
+
+
+def test_functions_that_no_text_tells_apart_are_not_kept(
+    shelf: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new_process()(X, LINE, lambda x, line: x + line.slope)
+    new_process()(X, LINE, scaled_by(2.0))
+    monkeypatch.setitem(globals(), "grow", shrink)
+    new_process()(X, LINE, GROW)
     traced_once()(lambda x: 2 * x)(X)
     assert not shelf.programs
+    monkeypatch.undo()
+    new_process()(X, LINE, GROW)
+    assert shelf.programs
 
 
 def test_with_classes_of_others_they_are_not_kept(
@@ -174,11 +205,76 @@ def test_with_classes_of_others_they_are_not_kept(
     assert shelf.programs
 
 
-@pytest.mark.parametrize("from_shelf", [False, True])
-def test_transformations_pass(shelf: Memory, from_shelf: bool) -> None:
+def told(x: Any) -> jax.Array:
+    jax.debug.print("x is {x}", x=x)
+    return 2 * x
+
+
+def doubled(x: Any) -> jax.Array:
+    return x * 2
+
+
+def with_callback(x: Any) -> jax.Array:
+    return jax.pure_callback(lambda y: y, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+
+def test_what_a_text_cannot_hold_is_not_kept(
+    shelf: Memory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    traced_once()(told)(X)
+    jax.effects_barrier()
+    assert "x is [0." in capfd.readouterr().out
+    assert traced_once()(doubled)(0.5).weak_type
+    assert traced_once()(with_callback)(X).tolist() == X.tolist()
+    assert not shelf.programs
+
+
+def refusing(x: Any) -> jax.Array:
+    raise ValueError("found this, expected that")
+
+
+def test_errors_are_those_of_the_function(shelf: Memory) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="^found this, expected that"):
+            traced_once()(refusing)(X)
+    assert not shelf.programs
+
+
+def first_of(x: Any, rest: Any) -> tuple[jax.Array, Any]:
+    return 2 * x, rest[0]
+
+
+def test_arguments_that_are_not_used_are_no_inputs(shelf: Memory) -> None:
+    run = traced_once()(first_of)
+    for again in (run, traced_once()(first_of)):
+        twice, same = again(X, (X + 1, X + 2))
+        assert (twice.tolist(), same.tolist()) == ((2 * X).tolist(), (X + 1).tolist())
+    text = run._kept.lower(X, (X + 1, X + 2)).compile().as_text()
+    assert text is not None and "parameter(1)" in text and "parameter(2)" not in text
+
+
+def test_in_a_mesh_nothing_is_kept(shelf: Memory) -> None:
+    mesh = jax.make_mesh((1,), ("d",), (jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        new_process()(X, LINE)
+    spread = jax.device_put(X, jax.NamedSharding(mesh, jax.P("d")))
+    new_process()(spread, LINE)
+    assert not shelf.programs
+    chex.assert_trees_all_equal(new_process()(X, LINE), jax.jit(ends)(X, LINE))
+    assert shelf.programs
+
+
+def test_threads_may_trace_the_same(shelf: Memory) -> None:
+    shelf.put = lambda name, key, program: shelf.programs.update({(name, key): program})
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: new_process()(X, LINE), range(8)))
+    assert len(shelf.programs) == 1
+    for one in found:
+        chex.assert_trees_all_equal(one, found[0])
+
+
+def test_transformations_pass(shelf: Memory) -> None:
     run = new_process()
-    if from_shelf:
-        run(X, LINE)
 
     def total(function: Any, x: Any, slope: Any) -> Any:
         ended = function(x, Line(slope=slope))
@@ -199,6 +295,7 @@ def test_transformations_pass(shelf: Memory, from_shelf: bool) -> None:
         )
         np.testing.assert_allclose(found, expected, rtol=1e-12)
         assert np.shape(found) == np.shape(expected) and np.abs(found).max() > 0.01
+    assert not shelf.programs
 
 
 def test_results_are_bound_to_no_device(shelf: Memory) -> None:
@@ -208,18 +305,47 @@ def test_results_are_bound_to_no_device(shelf: Memory) -> None:
     ended = run(X, LINE)
     for _ in range(2):
         ended = run(ended.line.slope, LINE)
-    assert run._cache_size() == 2  # of NumPy's array and of JAX's
+    assert run._kept._cache_size() == 2  # of NumPy's array and of JAX's
     assert not ended.line.slope.committed
-
-
-def test_elsewhere_the_function_is_lowered(shelf: Memory) -> None:
-    traced = new_process().trace(X, LINE)
-    assert "call_exported" in traced.lower().as_text()
-    cuda = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert "sine" in cuda and "call_exported" not in cuda
 
 
 def test_it_is_a_jitted_function(shelf: Memory) -> None:
     run = new_process()
     assert run.eval_shape(X, LINE).line.slope.shape == (5,)
-    assert run.__name__ == "ends"
+    assert "sine" in run.lower(X, LINE).as_text()
+    assert run.__name__ == "ends" and copy.copy(run) is not run
+
+
+def test_is_traced() -> None:
+    found = []
+
+    def new() -> Any:
+        def look(x: Any) -> Any:
+            found.append(is_traced())
+            return jnp.sum(x)
+
+        return look
+
+    new()(X)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(new(), X).result()
+    with jax.disable_jit():
+        new()(X)
+    assert found == [False] * 3
+    found.clear()
+    for inside in (
+        lambda look: jax.jit(look)(X),
+        lambda look: jax.jit(lambda: look(X))(),
+        lambda look: jax.vmap(look)(X),
+        lambda look: jax.vmap(lambda x: look(X) + x)(X),
+        lambda look: jax.grad(look)(X),
+        lambda look: jax.grad(lambda x: look(X) * x)(1.0),
+        lambda look: jax.jvp(look, (X,), (X,)),
+        lambda look: jax.vjp(look, X),
+        lambda look: jax.linearize(look, X),
+        lambda look: jax.eval_shape(look, X),
+        lambda look: jax.lax.map(look, X),
+    ):
+        inside(new())
+        assert found and all(found)
+        found.clear()
