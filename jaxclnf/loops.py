@@ -55,7 +55,7 @@ def while_loop(
 def scalars_together(
     example: State,
 ) -> tuple[Callable[[State], list[Array]], Callable[[list[Array]], State]]:
-    """How a state travels in `while_loop`, for loops of another kind that do the same.
+    """Packs a state's scalars into one vector for each type, and back, as `while_loop`.
 
     Args:
         example: A state.

@@ -33,6 +33,10 @@ _DEBUGGING = (
     "jax_enable_checks",
 )
 """Where one of these is set, the function itself has to be run."""
+_WITH_NAMES = (
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+)
 
 
 def is_traced() -> bool:
@@ -41,7 +45,8 @@ def is_traced() -> bool:
     To look for tracers among all arrays of a model would take .3 ms of each fit.
 
     Returns:
-        Whether JAX is tracing: inside `jax.jit`, `jax.vmap`, `jax.jvp`, ...
+        Whether JAX is tracing: inside `jax.jit`, `jax.vmap`, `jax.jvp`, ..., even where
+        `jax.ensure_compile_time_eval` has some of it done at once.
 
     Example:
         >>> is_traced(), bool(jax.jit(lambda: jnp.asarray(is_traced()))())
@@ -90,9 +95,18 @@ class TracedOnce:
             function: One of a module, with a name for each argument. What it does may
                 depend on these, on the package's source and on JAX's settings only.
             static_argnames: Names of those that are no arrays.
+
+        Raises:
+            TypeError: An argument has no name to be given by.
         """
         functools.update_wrapper(self, function)
         signature = inspect.signature(function)
+        for argument in signature.parameters.values():
+            if argument.kind not in _WITH_NAMES:
+                raise TypeError(
+                    f"found argument {argument} of {function.__qualname__}; expected "
+                    "such as can be given by name"
+                )
 
         @functools.wraps(function)
         def kept(*args: Any, **kwargs: Any) -> Any:
@@ -132,8 +146,12 @@ def _may_be_kept(
         and not any(settings[name] for name in _DEBUGGING)
         and _has_text(function, package)
         and all(_has_text(value, package) for value in static.values())
-        and _is_built_of(jax.tree.structure(given), {package, _package(dict)})
+        and _is_built_of(jax.tree.structure(given), _known(function))
     )
+
+
+def _known(function: Callable) -> set[str]:
+    return {_package(function), _package(dict)}
 
 
 def _package(of: Any) -> str:
@@ -146,8 +164,8 @@ def _has_text(static: Any, package: str) -> bool:
         return isinstance(static, bool | int | float | str | None)
     # None made in another function, not even by a decorator, nor put in its place.
     home = vars(sys.modules[static.__module__]).get(static.__qualname__)
-    own = inspect.unwrap(home) is static if callable(home) else False
-    return own and not static.__closure__ and _package(static) == package
+    is_home = callable(home) and inspect.unwrap(home) is static
+    return is_home and _package(static) == package
 
 
 def _is_built_of(tree: Any, packages: set[str]) -> bool:
@@ -212,11 +230,16 @@ def _traced(
     if traced.effects or any(x.weak_type for x in traced.out_avals):
         return None
     try:
-        text = bytes(export.export(jitted)(*shapes).serialize())
-    except NotImplementedError:  # of calls back into Python
+        exported = export.export(jitted)(*shapes)
+        text = bytes(exported.serialize())
+    except (NotImplementedError, ValueError):
+        # It calls Python, or what JAX does not promise to keep. If it is something else
+        # that is wrong, it will be told again.
+        return None
+    (structure,) = structures
+    if exported.nr_devices > 1 or not _is_built_of(structure, _known(function)):
         return None
     # A structure of classes of our own cannot be pickled, what has it can.
-    (structure,) = structures
     numbered = jax.tree.unflatten(structure, range(structure.num_leaves))
     return pickle.dumps((text, numbered))
 

@@ -8,21 +8,17 @@ import pytest
 
 from jaxclnf.app import traces
 from jaxclnf.app.traces import TraceFolder
-from jaxclnf.shelf import LOADED_AT
 
 
-def package(folder: Path) -> Path:
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package that was written before it was loaded."""
+    folder = tmp_path / "package"
     folder.mkdir()
-    write(folder / "one.py", "a = 1\n")
-    write(folder / "two.py", "b = 1\n")
+    (folder / "one.py").write_text("a = 1\n")
+    (folder / "two.py").write_text("b = 1\n")
+    monkeypatch.setattr(traces, "LOADED_AT", time.time() + 1000)
     return folder
-
-
-def write(file: Path, text: str, seconds: float = -60.0) -> None:
-    file.write_text(text)
-    changed = LOADED_AT + seconds
-    os.utime(file, (changed, changed))
 
 
 def test_what_was_put_there_is_found(tmp_path: Path) -> None:
@@ -74,38 +70,73 @@ def test_the_folder_stays_where_it_is(
 
 
 @pytest.mark.parametrize("change", ["contents", "name", "one more", "one less"])
-def test_other_sources_make_other_programs(tmp_path: Path, change: str) -> None:
-    sources = package(tmp_path / "package")
-    TraceFolder(tmp_path / "traced", sources).put("fit", "a", b"program")
-    assert TraceFolder(tmp_path / "traced", sources).get("fit", "a") == b"program"
+def test_other_sources_make_other_programs(
+    tmp_path: Path, package: Path, change: str
+) -> None:
+    TraceFolder(tmp_path / "traced", package).put("fit", "a", b"program")
+    assert TraceFolder(tmp_path / "traced", package).get("fit", "a") == b"program"
     match change:
         case "contents":
-            write(sources / "two.py", "b = 2\n")
+            (package / "two.py").write_text("b = 2\n")
         case "name":
-            (sources / "two.py").rename(sources / "three.py")
+            (package / "two.py").rename(package / "three.py")
         case "one more":
-            (sources / "inner").mkdir()
-            write(sources / "inner" / "three.py", "")
+            (package / "inner").mkdir()
+            (package / "inner" / "three.py").touch()
         case "one less":
-            (sources / "two.py").unlink()
-    other = TraceFolder(tmp_path / "traced", sources)
+            (package / "two.py").unlink()
+    other = TraceFolder(tmp_path / "traced", package)
     assert other.get("fit", "a") is None
     other.put("fit", "a", b"other program")
     assert other.get("fit", "a") == b"other program"
 
 
-def test_sources_that_changed_since_are_not_those_that_trace(tmp_path: Path) -> None:
-    sources = package(tmp_path / "package")
-    shelf = TraceFolder(tmp_path / "traced", sources)
+def test_sources_that_changed_since_are_not_those_that_trace(
+    tmp_path: Path, package: Path
+) -> None:
+    shelf = TraceFolder(tmp_path / "traced", package)
     shelf.put("fit", "a", b"program")
-    write(sources / "two.py", "b = 2\n", -30.0)
+    source, again = package / "two.py", package / "three.py"
+    state = source.stat()
+    again.write_text("b = 2\n")
+    os.utime(again, ns=(state.st_atime_ns, state.st_mtime_ns))
+    again.rename(source)  # of the same size and time
     assert shelf.get("fit", "a") is None
     shelf.put("fit", "b", b"program")
-    write(sources / "one.py", "a = 3\n", time.time() - LOADED_AT)
-    later = TraceFolder(tmp_path / "traced", sources)
-    later.put("fit", "a", b"program")
-    assert later.get("fit", "a") is None
     assert len(list((tmp_path / "traced").iterdir())) == 1
+
+
+def test_sources_younger_than_what_was_loaded_are_not_those_that_trace(
+    tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_ago = time.time() - 1000
+    monkeypatch.setattr(traces, "LOADED_AT", long_ago)
+    for source in package.iterdir():  # as archives are unpacked
+        os.utime(source, (long_ago - 1000, long_ago - 1000))
+    shelf = TraceFolder(tmp_path / "traced", package)
+    shelf.put("fit", "a", b"program")
+    assert shelf.get("fit", "a") is None and not (tmp_path / "traced").exists()
+
+
+@pytest.mark.parametrize("name", [".#one.py", "gone.py", "folder.py"])
+def test_what_is_no_source_is_no_hindrance(
+    tmp_path: Path, package: Path, name: str
+) -> None:
+    """An editor's lock is as no file; what cannot be read makes the folder unusable."""
+
+    def put_there() -> None:
+        if name == "folder.py":
+            (package / name).mkdir()
+        else:
+            (package / name).symlink_to("nowhere")
+
+    expected = b"program" if name == ".#one.py" else None
+    shelf = TraceFolder(tmp_path / "traced", package)
+    shelf.put("fit", "a", b"program")
+    put_there()
+    for one in (shelf, TraceFolder(tmp_path / "traced", package)):
+        assert one.get("fit", "a") == expected
+        one.put("fit", "a", b"program")
 
 
 def test_without_sources_nothing_is_kept(tmp_path: Path) -> None:

@@ -190,6 +190,11 @@ def test_functions_that_no_text_tells_apart_are_not_kept(
     traced_once()(lambda x: 2 * x)(X)
     assert not shelf.programs
     monkeypatch.undo()
+    monkeypatch.setattr(grow, "__module__", np.__name__)
+    monkeypatch.setattr(np, "grow", grow, raising=False)
+    new_process()(X, LINE, grow)
+    assert not shelf.programs
+    monkeypatch.undo()
     new_process()(X, LINE, GROW)
     assert shelf.programs
 
@@ -227,6 +232,38 @@ def test_what_a_text_cannot_hold_is_not_kept(
     assert traced_once()(doubled)(0.5).weak_type
     assert traced_once()(with_callback)(X).tolist() == X.tolist()
     assert not shelf.programs
+
+
+class Local(NamedTuple):
+    """Results of a class that there is in this process only."""
+
+    x: Any
+
+
+def in_a_class(x: Any) -> Local:
+    return Local(2 * x)
+
+
+def test_results_of_classes_of_others_are_not_kept(
+    shelf: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Local, "__module__", "another.module")
+    assert traced_once()(in_a_class)(X).x.tolist() == (2 * X).tolist()
+    assert not shelf.programs
+
+
+def test_on_accelerators_nothing_is_kept(
+    shelf: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    new_process()(X, LINE)
+    assert not shelf.programs
+
+
+def test_arguments_without_names_are_refused() -> None:
+    for function in (lambda x, /: x, lambda *x: x, lambda **x: x):
+        with pytest.raises(TypeError, match="found argument .*x.* of .*lambda"):
+            traced_once()(function)
 
 
 def refusing(x: Any) -> jax.Array:

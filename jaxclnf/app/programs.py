@@ -41,7 +41,9 @@ def keep_programs() -> None:
     JAX's own environment variables come first: `JAX_COMPILATION_CACHE_DIR` names
     another folder, `JAX_ENABLE_COMPILATION_CACHE=false` switches it off. The folder may
     be removed at any time; a damaged file in it is removed instead of JAX's warning.
-    Whoever may write there may have you run programs of theirs.
+    Whoever may write there may have you run programs of theirs. What the package traces
+    is told apart by its source code: who replaces functions of it in a running process
+    must not have programs kept.
 
     Called before JAX is loaded it also sets `TF_CPP_MIN_LOG_LEVEL=3`, unless that is
     set: else XLA prints an error for every program that it finds in the folder.
@@ -66,6 +68,8 @@ def keep_programs() -> None:
     if folder and "://" not in folder:
         _forget_damaged_programs(Path(folder))
         use_shelf(TraceFolder(Path(folder) / "jaxclnf-traced"))
+    else:
+        use_shelf(None)
 
 
 def _keep_from_now_on() -> str:

@@ -5,6 +5,7 @@ import os
 import uuid
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxclnf.shelf import LOADED_AT
 
@@ -17,8 +18,8 @@ class TraceFolder:
 
     A program is found again by what it was made from: the source code of the package,
     JAX, its key. Files begin with a digest of what follows; one that is damaged counts
-    as none, and is written anew. Where there are no sources, or they are others than
-    those that were loaded, nothing is found and nothing kept.
+    as none, and is written anew. Where there are no sources, where they cannot be read
+    or are others than those that were loaded, nothing is found and nothing kept.
     """
 
     def __init__(self, folder: Path, package: Path = _PACKAGE) -> None:
@@ -28,13 +29,13 @@ class TraceFolder:
             folder: The folder, which need not exist.
             package: Where the sources are.
         """
-        self._folder, self._package = folder.absolute(), package
-        self._sources = _states(package)
-        loaded_ns = 1e9 * LOADED_AT
-        self._is_usable = bool(self._sources) and all(
-            changed_ns < loaded_ns for _, changed_ns, _ in self._sources
+        self._folder, self._package = Path(os.path.abspath(folder)), package
+        self._sources, self._made_by = _states(package), _digest(package)
+        self._is_usable = (
+            bool(self._sources)
+            and self._made_by is not None
+            and all(state.changed_ns < 1e9 * LOADED_AT for state in self._sources)
         )
-        self._made_by = _digest(package)
 
     def get(self, name: str, key: str) -> bytes | None:
         """As `Shelf.get`.
@@ -109,18 +110,41 @@ class TraceFolder:
         )
 
 
-def _states(package: Path) -> list[tuple[str, int, int]]:
-    """Name, time of the last change in nanoseconds and size of each source."""
-    states = ((path, path.stat()) for path in sorted(package.rglob("*.py")))
-    return [(str(path), state.st_mtime_ns, state.st_size) for path, state in states]
+class _State(NamedTuple):
+    """What tells whether a source has changed."""
+
+    name: str
+    changed_ns: int
+    """When, its time having been set or not, nanoseconds since the epoch."""
+    size: int
+    number: int
 
 
-def _digest(package: Path) -> str:
+def _sources(package: Path) -> list[Path]:
+    """Without locks and copies of editors."""
+    return sorted(p for p in package.rglob("*.py") if not p.name.startswith("."))
+
+
+def _states(package: Path) -> list[_State] | None:
+    try:
+        stats = [(str(path), path.stat()) for path in _sources(package)]
+    except OSError:  # Some are being replaced: they are not those that were loaded.
+        return None
+    return [
+        _State(name, max(x.st_mtime_ns, x.st_ctime_ns), x.st_size, x.st_ino)
+        for name, x in stats
+    ]
+
+
+def _digest(package: Path) -> str | None:
     digest = hashlib.sha256()
-    for source in sorted(package.rglob("*.py")):
-        content = source.read_bytes()
-        digest.update(f"{source.relative_to(package)} {len(content)}\n".encode())
-        digest.update(content)
+    try:
+        for source in _sources(package):
+            content = source.read_bytes()
+            digest.update(f"{source.relative_to(package)} {len(content)}\n".encode())
+            digest.update(content)
+    except OSError:
+        return None
     return digest.hexdigest()
 
 
