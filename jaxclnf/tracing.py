@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive, get_opaque_trace_state
+from jax.extend.core import Primitive, get_opaque_trace_state, subjaxprs
 from jax.interpreters import mlir
 
 from jaxclnf.shelf import Shelf, shelf_in_use
@@ -33,6 +33,8 @@ _DEBUGGING = (
     "jax_enable_checks",
 )
 """Where one of these is set, the function itself has to be run."""
+_OUTSIDE = ("ffi_call", "io_callback", "pure_callback")
+"""Primitives that call what is not JAX."""
 _WITH_NAMES = (
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
     inspect.Parameter.KEYWORD_ONLY,
@@ -229,19 +231,22 @@ def _traced(
     # What it does by the way, and weak types, would be lost.
     if traced.effects or any(x.weak_type for x in traced.out_avals):
         return None
-    try:
-        exported = export.export(jitted)(*shapes)
-        text = bytes(exported.serialize())
-    except (NotImplementedError, ValueError):
-        # It calls Python, or what JAX does not promise to keep. If it is something else
-        # that is wrong, it will be told again.
+    if _leaves_jax(traced.jaxpr):
         return None
+    exported = export.export(jitted)(*shapes)
     (structure,) = structures
     if exported.nr_devices > 1 or not _is_built_of(structure, _known(function)):
         return None
     # A structure of classes of our own cannot be pickled, what has it can.
     numbered = jax.tree.unflatten(structure, range(structure.num_leaves))
-    return pickle.dumps((text, numbered))
+    return pickle.dumps((bytes(exported.serialize()), numbered))
+
+
+def _leaves_jax(jaxpr: Any) -> bool:
+    """Whether it calls what no text can hold: Python, or a library."""
+    return any(eqn.primitive.name in _OUTSIDE for eqn in jaxpr.eqns) or any(
+        map(_leaves_jax, subjaxprs(jaxpr))
+    )
 
 
 def _run(exported: "Exported", structure: Any, leaves: Sequence) -> Any:

@@ -223,6 +223,14 @@ def with_callback(x: Any) -> jax.Array:
     return jax.pure_callback(lambda y: y, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
 
+def with_callback_in_a_loop(x: Any) -> jax.Array:
+    return jax.jit(lambda x: jax.lax.map(with_callback, x))(x)
+
+
+def of_a_library(x: Any) -> jax.Array:
+    return jax.ffi.ffi_call("none_such", jax.ShapeDtypeStruct(x.shape, x.dtype))(x)
+
+
 def test_what_a_text_cannot_hold_is_not_kept(
     shelf: Memory, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,7 +238,10 @@ def test_what_a_text_cannot_hold_is_not_kept(
     jax.effects_barrier()
     assert "x is [0." in capfd.readouterr().out
     assert traced_once()(doubled)(0.5).weak_type
-    assert traced_once()(with_callback)(X).tolist() == X.tolist()
+    for function in (with_callback, with_callback_in_a_loop):
+        assert traced_once()(function)(X).tolist() == X.tolist()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="none_such"):
+        traced_once()(of_a_library)(X)
     assert not shelf.programs
 
 
