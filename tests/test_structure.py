@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "status": set(),
     "errors": set(),
     "user_cache": set(),
+    "whole_files": set(),
     "by_platform": set(),
     "batching": {"by_platform"},
     "materialised": set(),
@@ -45,8 +46,10 @@ MAY_IMPORT = {
     "detect": FLOOR | INNER,
     "learn": FLOOR | INNER | {"detect"},
     "openface": FLOOR | INNER | {"detect"},
-    "storage": FLOOR | INNER | {"openface", "user_cache"},
-    "app": FLOOR | INNER | {"detect", "learn", "openface", "storage", "user_cache"},
+    "storage": FLOOR | INNER | {"openface", "user_cache", "whole_files"},
+    "app": FLOOR
+    | INNER
+    | {"detect", "learn", "openface", "storage", "user_cache", "whole_files"},
     "__main__": {"app"},
 }
 """What each room may import besides itself: the direction of the house."""

@@ -1,8 +1,6 @@
 """Image files: reading whatever people have, and writing without half-written files."""
 
-import contextlib
 import os
-import uuid
 from pathlib import Path
 
 import cv2
@@ -11,6 +9,7 @@ from jaxtyping import UInt8
 
 from jaxclnf.app.errors import MediaError
 from jaxclnf.app.streams import decoder_messages
+from jaxclnf.whole_files import write_whole
 
 MAX_FILE_BYTES = 1 << 30
 """Largest image file that is read; far above any photograph."""
@@ -120,19 +119,10 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         ...     Path(folder, "a").read_bytes()
         b'text'
     """
-    path = Path(path)
-    # Not made from the file's own name, which may already be as long as is allowed,
-    # and opened plainly, so that the file gets the usual permissions.
-    partial = path.with_name(f".jaxclnf-{uuid.uuid4().hex}.part")
     try:
-        with partial.open("xb") as file:
-            file.write(data)
-        os.replace(partial, path)
+        write_whole(Path(path), data)
     except OSError as error:
         raise MediaError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -4,13 +4,13 @@ import json
 import os
 import sys
 import time
-import uuid
 from pathlib import Path
 
 import platformdirs
 
 from jaxclnf.app.errors import ArgumentError, MediaError
 from jaxclnf.openface.licence import Licence
+from jaxclnf.whole_files import write_whole
 
 
 def acceptances_file() -> Path:
@@ -114,14 +114,9 @@ def _remember(licence: Licence) -> None:
     file = acceptances_file()
     accepted = {**_acceptances(), licence.digest: time.strftime("%Y-%m-%d")}
     text = json.dumps({"accepted": accepted}, indent=1) + "\n"
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(file, text.encode())
     except OSError as error:
         raise MediaError(
             f"{file}: the accepted licence cannot be remembered ({error.strerror})"

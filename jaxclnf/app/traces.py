@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-import uuid
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 from jaxclnf.shelf import LOADED_AT
+from jaxclnf.whole_files import write_whole
 
 _DIGEST = hashlib.sha256().digest_size
 _PACKAGE = Path(__file__).parents[1]
@@ -84,14 +84,9 @@ class TraceFolder:
         if not self._is_current():
             return
         file = self._file(name, key)
-        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(hashlib.sha256(program).digest() + program)
-                os.replace(temporary, file)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_whole(file, hashlib.sha256(program).digest() + program)
         except OSError as error:
             self._give_up(error)
 

@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import uuid
 import zipfile
 import zlib
 from pathlib import Path
@@ -41,6 +40,7 @@ from jaxclnf.fitting.validate import (
 )
 from jaxclnf.fitting.warp import FaceWarp
 from jaxclnf.shape.pdm import PDM
+from jaxclnf.whole_files import write_whole
 
 FORMAT = "jaxclnf-model"
 """Tells our files from other `.npz` files."""
@@ -116,7 +116,7 @@ def save_model(model: CLNFModel, path: str | os.PathLike[str]) -> None:
     header = {**content, "checksum": _checksum(content, encoder.arrays)}
     text = json.dumps(header, indent=1).encode()
     entries = {_HEADER: np.frombuffer(text, np.uint8), **encoder.arrays}
-    _write_whole(path, _pack(entries))
+    write_whole(path, _pack(entries))
 
 
 def read_model(path: str | os.PathLike[str]) -> CLNFModel:
@@ -346,12 +346,3 @@ def _parse_npy(data: bytes) -> np.ndarray:
     shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     values = np.frombuffer(data, dtype, offset=stream.tell())
     return values.reshape(shape, order="F" if is_fortran else "C")
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
