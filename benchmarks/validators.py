@@ -7,8 +7,8 @@ from one that is off by half the face, and from one somewhere in the picture, wi
 frontal start and each set of options; no parts. A fit is in place if its mean distance
 from the ground truth is below 6 % of the face's size (the square root of the area of
 its box), lost from 12 % on. Prints Markdown: how many of both are trusted
-(`FitResult.success`); and how many of those in place from the true box, by yaw, and in
-pictures that were blurred or given noise.
+(`FitResult.success`); and, in pictures that were blurred or given noise, how many of
+the lost ones, and of those in place from the true box, by yaw.
 """
 
 import argparse
@@ -164,7 +164,8 @@ def report_pictures(
     faces: list[AnnotatedFace],
     greys: list[np.ndarray],
 ) -> None:
-    """Good and bad pictures, from the true box, by yaw of the fit."""
+    """Good and bad pictures: from the true box, by yaw of the fit, and from off it."""
+    rng = np.random.default_rng(0)
     cuts = [cut_out(grey, face.box) for face, grey in zip(faces, greys, strict=True)]
     moved = [
         dataclasses.replace(
@@ -172,7 +173,10 @@ def report_pictures(
         )
         for face, (_, low) in zip(faces, cuts, strict=True)
     ]
-    boxes = np.stack([face.box for face in moved])[:, None]
+    boxes = np.stack(
+        [[face.box, box_off(rng, face.landmarks, 0.6, 0.4)] for face in moved]
+    )
+    from_truth = np.tile([True, False], len(moved))
     for title, change in PICTURES.items():
         pictures = [
             change(grey, float(np.sqrt(face.box[2:].prod())))
@@ -182,8 +186,9 @@ def report_pictures(
         yaw = np.degrees(np.abs(np.asarray(jax.vmap(lambda p: p.euler)(result.params))))
         ranges = zip(YAW_DEG[:-1], YAW_DEG[1:], strict=True)
         kinds = [(yaw[:, 1] >= low) & (yaw[:, 1] < high) for low, high in ranges]
-        success, in_place = np.asarray(result.success), off < IN_PLACE
-        cells = (cell(success, in_place & kind) for kind in [in_place, *kinds])
+        success, in_place = np.asarray(result.success), from_truth & (off < IN_PLACE)
+        wanted = [off >= LOST, in_place, *(in_place & kind for kind in kinds)]
+        cells = (cell(success, which) for which in wanted)
         print(f"| {name} | {title} | {' | '.join(cells)} |", flush=True)
 
 
@@ -204,7 +209,7 @@ def main() -> None:
         report_options(name, model, faces, greys)
     ranges = zip(YAW_DEG[:-1], YAW_DEG[1:], strict=True)
     columns = " | ".join(f"Yaw {low} to {high}" for low, high in ranges)
-    print(f"\n| Model | Pictures | In place | {columns} |\n" + 7 * "|---" + "|")
+    print(f"\n| Model | Pictures | Lost | In place | {columns} |\n" + 8 * "|---" + "|")
     for name, model in loaded.items():
         report_pictures(name, model, faces, greys)
 

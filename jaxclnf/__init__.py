@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jaxclnf.fitting.fit import fit as fit
     from jaxclnf.fitting.fit import fit_with_trace as fit_with_trace
     from jaxclnf.fitting.hypotheses import starts_from_box as starts_from_box
+    from jaxclnf.fitting.joint import JointValidator as JointValidator
     from jaxclnf.fitting.likelihood import LikelihoodValidator as LikelihoodValidator
     from jaxclnf.fitting.many import fit_many as fit_many
     from jaxclnf.fitting.model import BoxCalibration as BoxCalibration
@@ -115,6 +116,7 @@ _HOME = {
     "FitOptions": "fitting.options",
     "FitResult": "fitting.result",
     "FitTrace": "fitting.result",
+    "JointValidator": "fitting.joint",
     "LabelledFaces": "learn.faces",
     "LikelihoodValidator": "fitting.likelihood",
     "MTCNN": "detect.mtcnn_network",

@@ -12,6 +12,7 @@ import pytest
 from jaxclnf import (
     CLNFModel,
     FitOptions,
+    JointValidator,
     LikelihoodValidator,
     ModelFileError,
     Status,
@@ -29,11 +30,6 @@ from jaxclnf.app.cli import main
 from jaxclnf.app.info import describe_model
 from jaxclnf.app.media import read_image, write_png
 from jaxclnf.fitting.likelihood import response_level, validate_likelihood
-from jaxclnf.learn.accuracy import percent_off
-from jaxclnf.learn.boxes import box_off
-from jaxclnf.learn.faces import LabelledFaces
-from jaxclnf.learn.options import ValidatorOptions
-from jaxclnf.learn.validator import fit_logistic, learn_validator, worsened
 from jaxclnf.solver.kde import log_kde
 
 PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "astronaut.jpg"
@@ -237,90 +233,6 @@ def test_a_file_whose_validator_does_not_suit_its_scales(example: dict, tmp_path
         load_model(tmp_path / "model.npz")
 
 
-# Learning.
-
-
-def test_a_logistic_regression_finds_what_made_the_data():
-    rng = np.random.default_rng(0)
-    x = rng.normal(0, 1, 40_000)
-    # Of both kinds about as many, so that weighing them the same changes nothing.
-    good = rng.uniform(size=len(x)) < 1 / (1 + np.exp(-3 * x))
-    weight, bias = fit_logistic(jnp.asarray(x), good)
-    assert float(weight) == pytest.approx(3, rel=0.05)
-    assert float(bias) == pytest.approx(0, abs=0.1)
-
-
-def test_both_kinds_count_the_same_and_separable_ones_stay_finite():
-    x = jnp.asarray([0.0] * 3 + [1.0])
-    good = np.asarray([False] * 3 + [True])
-    weight, bias = fit_logistic(x, good)
-    assert np.isfinite(weight) and float(weight) > 5
-    assert float(-bias / weight) == pytest.approx(0.5, abs=1e-3)
-
-
-def test_boxes_and_distances():
-    rng = np.random.default_rng(0)
-    labels = rng.uniform(0, 100, (12, 2))
-    size = np.ptp(labels, axis=0)
-    boxes = np.stack([box_off(rng, labels, 0.2, 0.1) for _ in range(4000)])
-    centres = boxes[:, :2] + boxes[:, 2:] / 2 - labels.min(axis=0) - size / 2
-    np.testing.assert_allclose(centres.std(axis=0) / size, 0.2, rtol=0.05)
-    growth = np.log(boxes[:, 2:] / size)
-    np.testing.assert_allclose(growth.std(axis=0), 0.1, rtol=0.05)
-    np.testing.assert_array_almost_equal(growth[:, 0], growth[:, 1])
-    off = percent_off(labels + (0.3, 0.4), labels)
-    assert off == pytest.approx(50 / np.sqrt(size.prod()))
-
-
-def test_pictures_are_made_worse_in_a_third_of_the_ways():
-    rng = np.random.default_rng(0)
-    edge = np.repeat(np.asarray([[50, 200]], np.uint8), 30, axis=1).repeat(40, axis=0)
-    corners = np.asarray([[0.0, 0.0], [100.0, 100.0]])
-    options = ValidatorOptions(max_blur_percent=5.0, max_noise=20.0)
-    kept, blurred, noisy = 0, [], []
-    for _ in range(300):
-        picture = worsened(rng, edge, corners, options)
-        assert picture.dtype == np.uint8 and picture.shape == edge.shape
-        flat = picture[:, 20:25].astype(float)
-        if (picture == edge).all():
-            kept += 1
-        elif flat.std(axis=0).max() > 0:
-            noisy.append(flat.std())
-        else:  # blurred along the edge only, which is a step of 150 over its width
-            steepest = np.abs(np.diff(picture[20].astype(float))).max()
-            blurred.append(150 / steepest / np.sqrt(2 * np.pi))
-    # Little blur or noise changes nothing.
-    assert 90 < kept < 140 and 60 < len(blurred) < 110 and 80 < len(noisy) < 120
-    assert max(noisy) == pytest.approx(20, rel=0.1)
-    assert max(blurred) == pytest.approx(5, rel=0.1)
-
-
-@pytest.mark.slow
-def test_a_validator_is_learnt_from_fits(example: dict):
-    """Of one face, from many boxes; the experts respond best where they belong."""
-    model = example["model"]
-    points = np.asarray(fit(model, example["image"], example["box"]).landmarks)
-    count = 12
-    faces = LabelledFaces(
-        names=tuple(map(str, range(count))),
-        images=(example["image"],) * count,
-        landmarks=np.stack([points] * count),
-        spread=np.ones((count, len(points))),
-    )
-    said: list[str] = []
-    learnt = learn_validator(model, faces, ValidatorOptions(), say=said.append)
-    assert learnt is not None and said == []
-    assert learnt.validator.weights.shape == (2,)
-    assert min(learnt.trusted_in_place) > max(learnt.trusted_lost)
-    options = ValidatorOptions(in_place_percent=1e-6, lost_percent=1e3)
-    assert learn_validator(model, faces, options, say=said.append) is None
-    assert "expected 5 of each" in said[-1]
-    # Nobody to learn from: faces without labels.
-    unknown = dataclasses.replace(faces, spread=np.full((count, len(points)), np.inf))
-    assert learn_validator(model, unknown, ValidatorOptions(), say=said.append) is None
-    assert "found 0 fits in place and 0 lost at scale 0" in said[-1]
-
-
 # The embedded model.
 
 
@@ -328,7 +240,7 @@ def test_a_validator_is_learnt_from_fits(example: dict):
 def test_the_embedded_model_trusts_no_pictures_without_faces():
     """A black one, noise and a ramp: all converge, none is trusted."""
     model = load_model()
-    assert isinstance(model.validator, LikelihoodValidator)
+    assert isinstance(model.validator, JointValidator)
     shape = (160, 160)
     noise = np.random.default_rng(0).integers(0, 256, shape)
     ramp = np.tile(np.linspace(0, 255, shape[1]), (shape[0], 1))

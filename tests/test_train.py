@@ -13,7 +13,7 @@ import pytest
 
 from jaxclnf import (
     FitOptions,
-    LikelihoodValidator,
+    JointValidator,
     PDMParams,
     Status,
     fit,
@@ -169,7 +169,7 @@ def test_the_summary_tells_what_was_done(trained: Path) -> None:
     )
     assert in_place > 0.85 and lost < 0.1
     model = load_model(trained / "build" / "tiny.npz")
-    assert isinstance(model.validator, LikelihoodValidator)
+    assert isinstance(model.validator, JointValidator)
     assert not list((trained / "build").glob(".*"))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 
 from jaxclnf.experts.types import CCNFExperts, CENExperts, PatchExperts
+from jaxclnf.fitting.joint import JointValidator
 from jaxclnf.fitting.likelihood import LikelihoodValidator
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.validate import Validator
@@ -73,6 +74,12 @@ def _lines(model: CLNFModel) -> Iterator[str]:
             yield f"validator   network of {num_views} views, {width} x {height} pixels"
         case LikelihoodValidator(weights=weights):
             yield f"validator   log-likelihood at each of {len(weights)} scales"
+        case JointValidator(network=Validator(mean=mean), network_weights=weights):
+            _, height, width = mean.shape
+            yield (
+                f"validator   log-likelihood at each of {len(weights)} scales, and a"
+                f" network, {width} x {height} pixels"
+            )
         case None:
             yield "validator   none"
     if (boxes := model.box_calibration) is not None:

@@ -5,8 +5,9 @@ import importlib.util
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
@@ -18,13 +19,16 @@ from jaxclnf.app.train_config import TrainConfig, read_train_config
 from jaxclnf.app.train_data import ARCHIVE_ERRORS, DataReport, read_training_faces
 from jaxclnf.app.train_store import FolderStore, fingerprint
 from jaxclnf.experts.types import CCNFExperts
+from jaxclnf.fitting.joint import JointValidator
 from jaxclnf.fitting.model import CLNFModel, ModelInfo
 from jaxclnf.learn.boxes import calibrate_boxes, squares_of_faces
 from jaxclnf.learn.faces import LabelledFaces, held_out
 from jaxclnf.learn.masking import floor_spread
 from jaxclnf.learn.options import ValidatorOptions
-from jaxclnf.learn.validator import LearntValidator, learn_validator
 from jaxclnf.storage.npz import save_model
+
+if TYPE_CHECKING:
+    from jaxclnf.learn.validator import LearntValidator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,7 @@ def train_model(
     """
     from jaxclnf.learn import chain  # needs optax
     from jaxclnf.learn.accuracy import held_out_accuracy
+    from jaxclnf.learn.validator import learn_validator
 
     faces = floor_spread(faces, config.labels.min_spread_percent)
     is_held_out = held_out(faces.names, config.labels.held_out)
@@ -156,15 +161,21 @@ def train_model(
     model = compact(
         CLNFModel(pdm=pdm, experts=experts, info=info, box_calibration=calibration)
     )
-    unseen = shape.faces.pick(is_held_out)
     learnt = None
     if config.validator.learn:
         learnt = learn_validator(
-            model, unseen, config.validator, seed=config.seed, say=say
+            model,
+            shape.faces,
+            is_held_out,
+            config.validator,
+            symmetric=shape.mirror is not None,
+            seed=config.seed,
+            say=say,
         )
     if learnt is not None:
         say(f"validator: {learnt}")
-        model = dataclasses.replace(model, validator=learnt.validator)
+        model = compact(dataclasses.replace(model, validator=learnt.validator))
+    unseen = shape.faces.pick(is_held_out)
     yaw = chain.yaw_of(shape.params)[is_held_out]
     accuracy = held_out_accuracy(model, unseen, yaw)
     say(f"held-out faces: {accuracy}")
@@ -190,8 +201,8 @@ def compact(model: CLNFModel) -> CLNFModel:
         model: A model.
 
     Returns:
-        The model with float16 filters; `load_model` makes them float32 or float64
-        again, which changes no number.
+        The model with float16 filters, and so the weights of its validator's network;
+        `load_model` makes them float32 or float64 again, which changes no number.
 
     Example:
         >>> compact(model).experts[0].weights.dtype
@@ -203,7 +214,13 @@ def compact(model: CLNFModel) -> CLNFModel:
         else e
         for e in model.experts
     )
-    return dataclasses.replace(model, experts=experts)
+    validator = model.validator
+    if isinstance(validator, JointValidator):
+        halved = lambda x: x.astype(jnp.float16)
+        layers = jax.tree.map(halved, validator.network.layers)
+        network = dataclasses.replace(validator.network, layers=layers)
+        validator = dataclasses.replace(validator, network=network)
+    return dataclasses.replace(model, experts=experts, validator=validator)
 
 
 def _read_blendshapes(path: Path | None) -> dict[str, np.ndarray] | None:
@@ -229,12 +246,17 @@ def _read_text(path: Path) -> str:
         raise ArgumentError(f"{path}: cannot be read as text: {error}") from error
 
 
-def _validator_figures(learnt: LearntValidator) -> dict[str, list[float]]:
+def _validator_figures(learnt: "LearntValidator") -> dict[str, list[float]]:
     """For each scale."""
-    validator = learnt.validator
-    return {
-        "weights": [round(float(weight), 4) for weight in validator.weights],
-        "biases": [round(float(bias), 4) for bias in validator.biases],
+    found, figures = learnt.validator, {}
+    if isinstance(found, JointValidator):
+        figures["network_weights"] = found.network_weights
+        found = found.likelihood
+    figures |= {"weights": found.weights, "biases": found.biases}
+    rounded = {
+        name: [round(float(x), 4) for x in values] for name, values in figures.items()
+    }
+    return rounded | {
         "trusted_in_place": learnt.trusted_in_place,
         "trusted_lost": learnt.trusted_lost,
     }

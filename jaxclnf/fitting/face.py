@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxclnf.batching import in_turn_on_cpu
 from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.hypotheses import fit_starts
+from jaxclnf.fitting.joint import JointValidator, validate_jointly
 from jaxclnf.fitting.likelihood import (
     LikelihoodValidator,
     response_level,
@@ -131,6 +132,14 @@ def conclude_face(
         case LikelihoodValidator() as validator:
             level = level_of_fit(model, fitted.log_likelihood, options)
             judged = validate_likelihood(validator, last_scale(model, options), level)
+        case JointValidator() as validator:
+            level = level_of_fit(model, fitted.log_likelihood, options)
+            last = last_scale(model, options)
+            joint = lambda validator, *args: validate_jointly(validator, last, *args)
+            judge = joint if with_trace else in_turn_on_cpu(joint)
+            euler = whole.params.euler
+            judged = judge(validator, image, whole.landmarks, euler, level, image_size)
+            reach = join_reach(reach, reach_of_warp(whole.landmarks))
         case None:
             judged = None
     if judged is not None:

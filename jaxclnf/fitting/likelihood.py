@@ -79,14 +79,37 @@ def validate_likelihood(
         >>> float(validate_likelihood(even, 1, jnp.asarray(0.0)))
         0.5
     """
+    known = jnp.isfinite(level)
+    # Without NaN on the way, of which a derivative would become NaN.
+    score = likelihood_score(validator, scale_index, jnp.where(known, level, 0))
+    return jnp.where(known, jax.nn.sigmoid(score), 0)
+
+
+def likelihood_score(
+    validator: LikelihoodValidator, scale_index: int, level: Float[Array, ""]
+) -> Float[Array, ""]:
+    """What a level says for a face, and against it where it is negative.
+
+    Args:
+        validator: The validator.
+        scale_index: The last scale of the fit.
+        level: What `response_level` says of it.
+
+    Returns:
+        `weights[scale_index] * level + biases[scale_index]`.
+
+    Raises:
+        ValueError: The validator has no such scale.
+
+    Example:
+        >>> strict = LikelihoodValidator(weights=jnp.ones(2), biases=jnp.zeros(2) - 3)
+        >>> float(likelihood_score(strict, 1, jnp.asarray(1.0)))
+        -2.0
+    """
     num_scales = len(validator.weights)
     if not 0 <= scale_index < num_scales:
         raise ValueError(
             f"found a validator of {num_scales} scales, expected one that has scale"
             f" {scale_index}"
         )
-    known = jnp.isfinite(level)
-    # Without NaN on the way, of which a derivative would become NaN.
-    level = jnp.where(known, level, 0)
-    score = validator.weights[scale_index] * level + validator.biases[scale_index]
-    return jnp.where(known, jax.nn.sigmoid(score), 0)
+    return validator.weights[scale_index] * level + validator.biases[scale_index]

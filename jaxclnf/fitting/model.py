@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxclnf.experts.sigma import with_sigma
 from jaxclnf.experts.types import CCNFExperts, PatchExperts
+from jaxclnf.fitting.joint import JointValidator
 from jaxclnf.fitting.likelihood import LikelihoodValidator
 from jaxclnf.fitting.options import PART_SETTINGS
 from jaxclnf.fitting.validate import Validator
@@ -83,7 +84,7 @@ class CLNFModel:
     """Triangles between landmarks for each view, for drawing."""
     early_termination: EarlyTermination | None = None
     """When to try no further start; None: never."""
-    validator: Validator | LikelihoodValidator | None = None
+    validator: Validator | LikelihoodValidator | JointValidator | None = None
     """Judges whether landmarks lie on a face; None: nothing does."""
     info: ModelInfo = static(default=ModelInfo(name="unnamed"))
     """Name, licence and provenance."""

@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxclnf.experts.types import CCNFExperts
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
@@ -120,17 +121,12 @@ def as_loaded(model: CLNFModel) -> CLNFModel:
         model: A model, with filters in half precision perhaps.
 
     Returns:
-        The model as `load_model` would give it, without Sigma matrices prepared.
+        The model as `load_model` would give it.
 
     Example:
         >>> as_loaded(model).experts[0].weights.dtype == model.pdm.mean_shape.dtype
         True
     """
     dtype = model.pdm.mean_shape.dtype
-    experts = tuple(
-        dataclasses.replace(e, weights=e.weights.astype(dtype))
-        if isinstance(e, CCNFExperts)
-        else e
-        for e in model.experts
-    )
-    return dataclasses.replace(model, experts=experts)
+    is_real = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+    return jax.tree.map(lambda x: x.astype(dtype) if is_real(x) else x, model)

@@ -124,26 +124,36 @@ class ValidatorOptions:
     of the size of the face: the square root of the area of its labels' box."""
 
     learn: bool = True
-    """Whether to learn a validator, from fits of the held-out faces."""
+    """Whether to learn a validator: its network from fits of the faces that are learnt
+    from, all else from those of the held-out ones."""
     in_place_percent: float = 5.0
     """A fit that is no further from the labels is in place."""
     lost_percent: float = 10.0
     """One that is further is lost. Those between are not learnt from."""
-    max_blur_percent: float = 5.0
+    max_blur_percent: float = 8.0
     """Largest standard deviation by which pictures are blurred, percent of the size of
     the face. A third of them is, at random, and a third gets noise: experts respond
     less in bad pictures, where fits are to be trusted too."""
-    max_noise: float = 30.0
+    max_noise: float = 60.0
     """Largest standard deviation of that noise, grey values."""
+    num_hidden: int = 32
+    """Units of the network that looks at the warped face; 0: there is none, and fits
+    are judged by their responses alone."""
+    picture_size: int = 32
+    """Size of the warped face, pixels: the square root of the area of its box."""
+    num_epochs: int = 60
+    """How often the network sees each fit."""
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense."""
         near, far = self.in_place_percent, self.lost_percent
         _require("in_place_percent", near, near > 0, "a positive number")
         _require("lost_percent", far, far >= near, "in_place_percent or more")
-        for key in ("max_blur_percent", "max_noise"):
+        for key in ("max_blur_percent", "max_noise", "num_hidden"):
             value = getattr(self, key)
             _require(key, value, value >= 0, "0 or more")
+        _require("picture_size", self.picture_size, self.picture_size >= 8, "8 or more")
+        _require("num_epochs", self.num_epochs, self.num_epochs >= 1, "1 or more")
 
 
 def _require(key: str, value: object, is_fine: object, expected: str) -> None:

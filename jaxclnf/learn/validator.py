@@ -1,49 +1,46 @@
 """When a fit is to be trusted: learnt from fits that came to rest on faces and off.
 
-The fits are those of the model itself, on faces that its experts have not seen, from
-boxes near the face and far from it, in good pictures and in bad ones. What tells them
-apart is how well the experts respond, see `jaxclnf.fitting.likelihood`; a logistic
-regression for each scale says how well is well enough.
+The fits are those of the model itself, from boxes near the face and far from it, in
+good pictures and in bad ones, see `trial_fits.py`. A network learns to tell the warped
+faces apart, on the faces that the experts were learnt from; what it says and how well
+the experts respond are then weighed by a logistic regression for each scale, on faces
+that neither of them has seen.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.optimize import minimize
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float
 
-from jaxclnf.fitting.face import level_of_fit
+from jaxclnf.fitting.joint import JointValidator
 from jaxclnf.fitting.likelihood import LikelihoodValidator
-from jaxclnf.fitting.many import fit_many
 from jaxclnf.fitting.model import CLNFModel
-from jaxclnf.fitting.options import DEFAULT_WINDOW_SIZES, FitOptions
-from jaxclnf.fitting.validate import CERTAINTY_THRESHOLD
-from jaxclnf.learn.accuracy import as_loaded, percent_off
-from jaxclnf.learn.boxes import box_off
+from jaxclnf.fitting.validate import CERTAINTY_THRESHOLD, Validator
+from jaxclnf.learn.accuracy import as_loaded
 from jaxclnf.learn.faces import LabelledFaces
+from jaxclnf.learn.network import learn_network, mirrored_pictures, no_network
 from jaxclnf.learn.options import ValidatorOptions
-from jaxclnf.status import is_failure
-
-_OFF = 3 * ((0.025, 0.05),) + ((0.05, 0.1),) + 2 * ((0.3, 0.3),) + 2 * ((0.8, 0.5),)
-"""From where each face is fitted, see `box_off`: half of them near, half far."""
+from jaxclnf.learn.trial_fits import TrialFits, trial_fits
 
 _FEWEST = 5
-"""Fits that are needed of each kind at every scale."""
+"""Fits that are needed of each kind."""
 
 _RIDGE = 1e-5
-"""Penalty on the squared weight, which keeps it finite where a level tells all fits
+"""Penalty on squared weights, which keeps them finite where all fits can be told
 apart."""
+
+Say = Callable[[str], None]
 
 
 class LearntValidator(NamedTuple):
-    """A validator, and how often it is right about the fits that it is learnt from."""
+    """A validator, and how often it is right about fits on the held-out faces."""
 
-    validator: LikelihoodValidator
+    validator: JointValidator | LikelihoodValidator
     """The validator."""
     trusted_in_place: list[float]
     """Share of the fits in place that are trusted, at each scale."""
@@ -61,18 +58,22 @@ class LearntValidator(NamedTuple):
 def learn_validator(
     model: CLNFModel,
     faces: LabelledFaces,
+    is_held_out: Bool[np.ndarray, " f"],
     options: ValidatorOptions,
     *,
+    symmetric: bool = True,
     seed: int = 0,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> LearntValidator | None:
     """Learns a validator for each scale at which a fit may end.
 
     Args:
         model: The model; its own validator is not looked at.
-        faces: Faces that its experts have not seen.
-        options: Which fits are in place, and which lost.
-        seed: Of the boxes, and of what makes pictures worse.
+        faces: All faces.
+        is_held_out: Those that the experts have not seen.
+        options: Which fits are in place and which lost, and what the network is like.
+        symmetric: Whether each face's mirror image is a face, too, to the network.
+        seed: Of the boxes, of what makes pictures worse, and of the network.
         say: Shows progress.
 
     Returns:
@@ -81,134 +82,116 @@ def learn_validator(
     Example:
         >>> points = np.asarray(landmarks, np.float64)[None]
         >>> one = LabelledFaces(("a",), (image,), points, np.ones(points.shape[:2]))
-        >>> learn_validator(model, one, ValidatorOptions(), say=print)
+        >>> held_out, alone = np.ones(1, bool), ValidatorOptions(num_hidden=0)
+        >>> learn_validator(model, one, held_out, alone, say=print)
         no validator: found 4 fits in place and 4 lost at scale 0, expected 5 of each
     """
     model = dataclasses.replace(as_loaded(model), parts=(), validator=None)
     # Two labels or more have a box.
-    faces = faces.pick(np.isfinite(faces.spread).sum(axis=1) > 1)
-    rng = np.random.default_rng(seed)
-    index = np.repeat(np.arange(len(faces)), len(_OFF))
-    known = np.isfinite(faces.spread)
-    boxes, pictures = [], []
-    for image, labels, is_known in zip(
-        faces.images, faces.landmarks, known, strict=True
-    ):
-        for off in _OFF:
-            boxes.append(box_off(rng, labels[is_known], *off))
-            pictures.append(worsened(rng, image, labels[is_known], options))
+    has_box = np.isfinite(faces.spread).sum(axis=1) > 1
+    unseen = faces.pick(has_box & is_held_out)
+    network = None
+    if options.num_hidden:
+        taught = faces.pick(has_box & ~is_held_out)
+        network = _network(model, taught, options, symmetric, seed, say)
+        if network is None:
+            return None
     weights, biases, in_place, lost = [], [], [], []
     for scale in range(len(model.experts)):
-        fits = FitOptions(starts=1, window_sizes=_windows_up_to(scale))
-        result = fit_many(
-            model.prepared(fits.window_sizes),
-            pictures,
-            np.reshape(boxes, (-1, 4)),
-            options=fits,
-        )
-        off = np.asarray(
-            [
-                percent_off(fitted[known[i]], faces.landmarks[i, known[i]])
-                for i, fitted in zip(index, np.asarray(result.landmarks), strict=True)
-            ]
-        )
-        # A default argument: a function in a loop would see its last options.
-        level_of = lambda x, fits=fits: level_of_fit(model, x, fits)
-        level = jax.vmap(level_of)(result.log_likelihood)
-        usable = np.asarray(~is_failure(result.status) & jnp.isfinite(level))
-        is_near = usable & (off < options.in_place_percent)
-        is_far = usable & (off > options.lost_percent)
-        if min(is_near.sum(), is_far.sum()) < _FEWEST:
-            say(
-                f"no validator: found {is_near.sum()} fits in place and {is_far.sum()}"
-                f" lost at scale {scale}, expected {_FEWEST} of each"
-            )
+        fits = trial_fits(model, unseen, scale, options, network=network, seed=seed)
+        if _are_few(fits, f"at scale {scale}", say):
             return None
-        used = is_near | is_far
-        weight, bias = fit_logistic(level[used], is_near[used])
+        # What is looked at: the level, and what the network says.
+        x = fits.level[:, None]
+        if fits.outputs is not None:
+            x = np.concatenate([x, fits.outputs], axis=1)
+        used = fits.is_near | fits.is_far
+        weight, bias = fit_logistic(jnp.asarray(x[used]), fits.is_near[used])
         weights.append(weight)
         biases.append(bias)
-        trusted = np.asarray(jax.nn.sigmoid(weight * level + bias))
-        trusted = trusted > CERTAINTY_THRESHOLD
-        in_place.append(round(float(trusted[is_near].mean()), 4))
-        lost.append(round(float(trusted[is_far].mean()), 4))
-    validator = LikelihoodValidator(
-        weights=jnp.stack(weights), biases=jnp.stack(biases)
-    )
+        trusted = np.asarray(jax.nn.sigmoid(x @ weight + bias)) > CERTAINTY_THRESHOLD
+        in_place.append(round(float(trusted[fits.is_near].mean()), 4))
+        lost.append(round(float(trusted[fits.is_far].mean()), 4))
+    level, *output = jnp.stack(weights, axis=1)
+    validator = LikelihoodValidator(weights=level, biases=jnp.stack(biases))
+    if network is not None:
+        validator = JointValidator(
+            network=network, network_weights=output[0], likelihood=validator
+        )
     return LearntValidator(validator, in_place, lost)
 
 
-def worsened(
-    rng: np.random.Generator,
-    image: UInt8[np.ndarray, "h w"],
-    landmarks: Float[np.ndarray, "n 2"],
+def _network(
+    model: CLNFModel,
+    taught: LabelledFaces,
     options: ValidatorOptions,
-) -> UInt8[np.ndarray, "h w"]:
-    """A picture as it is, blurred, or with noise: a third of the times each.
+    symmetric: bool,
+    seed: int,
+    say: Say,
+) -> Validator | None:
+    """Learns the network from fits that end at the last scale."""
+    blank = no_network(model.pdm, options.picture_size)
+    last = len(model.experts) - 1
+    fits = trial_fits(model, taught, last, options, network=blank, seed=seed)
+    if _are_few(fits, "of the faces to learn from", say) or fits.outputs is None:
+        return None
+    used = fits.is_near | fits.is_far
+    say(f"validator: {used.sum()} fits to learn from")
+    pictures, is_near = fits.outputs[used], fits.is_near[used]
+    if symmetric:
+        pictures = np.concatenate([pictures, mirrored_pictures(blank, pictures)])
+        is_near = np.concatenate([is_near, is_near])
+    return learn_network(
+        blank,
+        pictures,
+        is_near,
+        num_hidden=options.num_hidden,
+        num_epochs=options.num_epochs,
+        seed=seed,
+    )
 
-    Args:
-        rng: Draws what is done, and how much of it.
-        image: The picture.
-        landmarks: Landmarks of the face in it, pixels.
-        options: How much at most.
 
-    Returns:
-        The picture.
-
-    Example:
-        >>> points = np.asarray(landmarks, np.float64)
-        >>> rng, picture = np.random.default_rng(0), image.astype(np.uint8)
-        >>> options = ValidatorOptions(max_blur_percent=0.0, max_noise=0.0)
-        >>> bool((worsened(rng, picture, points, options) == picture).all())
-        True
-    """
-    kind, much = rng.integers(3), rng.uniform()
-    if kind == 1:
-        size = np.sqrt(np.ptp(landmarks, axis=0).prod())
-        # OpenCV refuses 0; so little changes nothing.
-        sigma = max(much * options.max_blur_percent / 100 * size, 0.01)
-        return cv2.GaussianBlur(image, (0, 0), sigma).astype(np.uint8)
-    if kind == 2:
-        noise = rng.normal(0, much * options.max_noise, image.shape)
-        return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
-    return image
+def _are_few(fits: TrialFits, where: str, say: Say) -> bool:
+    if fits.num_fewer >= _FEWEST:
+        return False
+    say(
+        f"no validator: found {fits.is_near.sum()} fits in place and"
+        f" {fits.is_far.sum()} lost {where}, expected {_FEWEST} of each"
+    )
+    return True
 
 
 def fit_logistic(
-    x: Float[Array, " f"], is_good: Bool[np.ndarray, " f"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """A logistic regression on one number, for which both kinds count the same.
+    x: Float[Array, "f d"], is_good: Bool[np.ndarray, " f"]
+) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+    """A logistic regression for which both kinds count the same.
 
     Args:
-        x: The number, finite.
+        x: What is known of each, finite.
         is_good: Of which kind each is; there are some of each.
 
     Returns:
-        Weight and bias of `sigmoid(weight * x + bias)`, the probability of a good one.
+        Weights and bias of `sigmoid(weights . x + bias)`, the probability of a good
+        one.
 
     Example:
-        >>> x = jnp.asarray([0.0, 1.0, 2.0, 1.0, 2.0, 3.0])
-        >>> weight, bias = fit_logistic(x, np.asarray([False] * 3 + [True] * 3))
+        >>> x = jnp.asarray([0.0, 1.0, 2.0, 1.0, 2.0, 3.0])[:, None]
+        >>> (weight,), bias = fit_logistic(x, np.asarray([False] * 3 + [True] * 3))
         >>> round(float(-bias / weight), 3)  # half way between the kinds
         1.5
     """
     good = jnp.asarray(is_good)
     share = np.where(is_good, 0.5 / is_good.sum(), 0.5 / (~is_good).sum())
     share = jnp.asarray(share, x.dtype)
-    middle, spread = jnp.sum(share * x), jnp.std(x)
+    middle, spread = share @ x, jnp.std(x, axis=0)
     spread = jnp.where(spread > 0, spread, 1)
 
-    def loss(theta: Float[Array, " 2"]) -> Float[Array, ""]:
-        score = theta[0] * (x - middle) / spread + theta[1]
+    def loss(theta: Float[Array, " p"]) -> Float[Array, ""]:
+        score = ((x - middle[None]) / spread[None]) @ theta[:-1] + theta[-1]
         losses = jax.nn.softplus(jnp.where(good, -score, score))
-        return jnp.sum(share * losses) + _RIDGE * theta[0] ** 2
+        return share @ losses + _RIDGE * theta[:-1] @ theta[:-1]
 
-    found = minimize(loss, jnp.zeros(2, x.dtype), method="BFGS").x
-    weight = found[0] / spread
-    return weight, found[1] - weight * middle
-
-
-def _windows_up_to(scale: int) -> tuple[int, ...]:
-    """The usual windows of the scales up to one; of further ones, that of the last."""
-    usual = DEFAULT_WINDOW_SIZES + DEFAULT_WINDOW_SIZES[-1:] * scale
-    return usual[: scale + 1]
+    start = jnp.zeros(x.shape[1] + 1, x.dtype)
+    found = minimize(loss, start, method="BFGS").x
+    weights = found[:-1] / spread
+    return weights, found[-1] - weights @ middle

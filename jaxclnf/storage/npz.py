@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxclnf.errors import MAX_FILE_BYTES, ModelFileError, read_bytes
 from jaxclnf.experts.types import CCNFExperts, CENExperts, CENLayer, SVRExperts
+from jaxclnf.fitting.joint import JointValidator
 from jaxclnf.fitting.likelihood import LikelihoodValidator
 from jaxclnf.fitting.model import (
     BoxCalibration,
@@ -60,6 +61,7 @@ _TYPES = {
     "early_termination": EarlyTermination,
     "validator": Validator,
     "likelihood_validator": LikelihoodValidator,
+    "joint_validator": JointValidator,
     "face_warp": FaceWarp,
     "convolution": Convolution,
     "fully_connected": FullyConnected,
@@ -161,13 +163,19 @@ def read_model(path: str | os.PathLike[str]) -> CLNFModel:
         raise ModelFileError(
             f"{path}: found a {type(model).__name__}, expected a model"
         )
-    if isinstance(model.validator, LikelihoodValidator):
-        shapes = {model.validator.weights.shape, model.validator.biases.shape}
-        if shapes != {(len(model.experts),)}:
-            raise ModelFileError(
-                f"{path}: found a validator of shapes {sorted(shapes)}, expected"
-                f" {len(model.experts)} weights and biases, one for each scale"
-            )
+    match model.validator:
+        case LikelihoodValidator(weights=weights, biases=biases):
+            of_scales = [weights, biases]
+        case JointValidator(network_weights=shares, likelihood=likelihood):
+            of_scales = [shares, likelihood.weights, likelihood.biases]
+        case _:
+            of_scales = []
+    shapes = {array.shape for array in of_scales}
+    if shapes - {(len(model.experts),)}:
+        raise ModelFileError(
+            f"{path}: found a validator of shapes {sorted(shapes)}, expected"
+            f" {len(model.experts)} weights and biases, one for each scale"
+        )
     return model
 
 
