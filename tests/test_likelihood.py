@@ -4,6 +4,7 @@ import csv
 import dataclasses
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -249,6 +250,27 @@ def test_the_embedded_model_trusts_no_pictures_without_faces():
     result = fit_many(model, pictures, boxes, options=FitOptions(starts=1))
     assert (result.status == Status.CONVERGED).all()
     assert (result.certainty < 0.01).all() and not result.success.any()
+
+
+@pytest.mark.slow
+def test_the_embedded_model_trusts_bad_pictures_of_faces_and_nothing_beside_them():
+    """Blurred as a moving face, noisy, dark: the landmarks stay, and so does trust."""
+    _, grey = read_image(PHOTOGRAPH)
+    box = np.asarray([175.0, 75.0, 95.0, 105.0])
+    noise = np.random.default_rng(0).normal(0, 25, grey.shape)
+    pictures = [
+        grey,
+        cv2.GaussianBlur(grey, (0, 0), 0.04 * 100),
+        cv2.blur(grey, (15, 1)),
+        np.clip(grey + noise, 0, 255).astype(np.uint8),
+        grey // 5,
+    ]
+    boxes = np.stack([box] * 5 + [box + [-90, 250, 0, 0]] * 5)
+    options = FitOptions(starts=1)
+    result = fit_many(load_model(), pictures * 2, boxes, options=options)
+    assert result.success.tolist() == [True] * 5 + [False] * 5
+    off = np.linalg.norm(result.landmarks[1:5] - result.landmarks[0], axis=2)
+    assert off.mean(axis=1).max() < 4
 
 
 @pytest.mark.slow
