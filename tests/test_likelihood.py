@@ -269,7 +269,8 @@ def test_the_embedded_model_trusts_bad_pictures_of_faces_and_nothing_beside_them
     options = FitOptions(starts=1)
     result = fit_many(load_model(), pictures * 2, boxes, options=options)
     assert result.success.tolist() == [True] * 5 + [False] * 5
-    off = np.linalg.norm(result.landmarks[1:5] - result.landmarks[0], axis=2)
+    landmarks = np.asarray(result.landmarks)
+    off = np.linalg.norm(landmarks[1:5] - landmarks[:1], axis=2)
     assert off.mean(axis=1).max() < 4
 
 
