@@ -7,8 +7,8 @@ from one that is off by half the face, and from one somewhere in the picture, wi
 frontal start and each set of options; no parts. A fit is in place if its mean distance
 from the ground truth is below 6 % of the face's size (the square root of the area of
 its box), lost from 12 % on. Prints Markdown: how many of both are trusted
-(`FitResult.success`); and, in pictures that were blurred or given noise, how many of
-the lost ones, and of those in place from the true box, by yaw.
+(`FitResult.success`); and, in pictures that were made worse, how many of the lost ones,
+and of those in place from the true box, by yaw.
 """
 
 import argparse
@@ -58,28 +58,58 @@ def boxes_around(
     )
 
 
-def blurred(share: float) -> Callable[[np.ndarray, float], np.ndarray]:
-    """Blurs a picture; a Gaussian of that share of the face's size, which is given."""
-    return lambda grey, size: cv2.GaussianBlur(grey, (0, 0), share * size)
+Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Makes a picture worse; the face's box in it is given."""
 
 
-def noisy(sigma: float) -> Callable[[np.ndarray, float], np.ndarray]:
+def blurred(share: float) -> Change:
+    """Blurs a picture; a Gaussian of that share of the face's size."""
+    return lambda grey, box: cv2.GaussianBlur(
+        grey, (0, 0), share * float(np.sqrt(box[2:].prod()))
+    )
+
+
+def noisy(sigma: float) -> Change:
     """Adds noise of a standard deviation, grey values."""
 
-    def noise(grey: np.ndarray, size: float) -> np.ndarray:
+    def noise(grey: np.ndarray, box: np.ndarray) -> np.ndarray:
         drawn = np.random.default_rng(0).normal(0, sigma, grey.shape)
         return np.clip(grey + drawn, 0, 255).astype(np.uint8)
 
     return noise
 
 
-PICTURES = {
-    "as they are": lambda grey, size: grey,
+def lit_from_the_right(grey: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """A fifth as light at the face's left border as at its right one."""
+    light = np.clip((np.arange(grey.shape[1]) - box[0]) / box[2], 0.2, 1)
+    return (grey * light).astype(np.uint8)
+
+
+def cut_off_below(grey: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """As if the picture ended where the lowest fifth of the face begins."""
+    rows = np.arange(grey.shape[0])[:, None]
+    return np.where(rows < box[1] + 0.8 * box[3], grey, 0).astype(np.uint8)
+
+
+def with_eyes_covered(grey: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """With a dark bar over the eyes."""
+    left, top = np.maximum(box[:2] + [0.1, 0.12] * box[2:], 0).astype(int)
+    right, bottom = (box[:2] + [0.9, 0.33] * box[2:]).astype(int)
+    grey = grey.copy()
+    grey[top:bottom, left:right] = 20
+    return grey
+
+
+PICTURES: dict[str, Change] = {
+    "as they are": lambda grey, box: grey,
     "blurred by 2 % of the face": blurred(0.02),
     "blurred by 4 %": blurred(0.04),
     "blurred by 6 %": blurred(0.06),
     "noise of 25 grey values": noisy(25.0),
     "noise of 50": noisy(50.0),
+    "light from one side": lit_from_the_right,
+    "lowest fifth cut off": cut_off_below,
+    "eyes covered": with_eyes_covered,
 }
 """What is done to the pictures, by its name in the table."""
 
@@ -179,8 +209,7 @@ def report_pictures(
     from_truth = np.tile([True, False], len(moved))
     for title, change in PICTURES.items():
         pictures = [
-            change(grey, float(np.sqrt(face.box[2:].prod())))
-            for face, (grey, _) in zip(faces, cuts, strict=True)
+            change(grey, face.box) for face, (grey, _) in zip(moved, cuts, strict=True)
         ]
         off, result = fitted(model, moved, pictures, boxes, OPTIONS["default"])
         yaw = np.degrees(np.abs(np.asarray(jax.vmap(lambda p: p.euler)(result.params))))

@@ -14,8 +14,11 @@ from jaxclnf.fitting import many
 from jaxclnf.fitting.canvas import Canvas
 from jaxclnf.fitting.chunks import Chunk
 from jaxclnf.fitting.fit import fit
+from jaxclnf.fitting.joint import JointValidator
 from jaxclnf.fitting.likelihood import LikelihoodValidator
 from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.validate import FullyConnected
+from jaxclnf.learn.network import no_network
 from tests import synthetic
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -54,8 +57,14 @@ def test_fit(face: dict, name: str):
     )
     boxes = np.stack([np.asarray(face["box"])] * 4)
     exporter = export.export(run, platforms=PLATFORMS)
-    validator = LikelihoodValidator(
-        weights=jnp.ones(2, np.float32), biases=jnp.zeros(2, np.float32)
+    ones = jnp.ones(2, np.float32)
+    blank = no_network(face["pdm"], 12)
+    last = jnp.ones((1, blank.mean.size, 1), np.float32)
+    layers = (FullyConnected(weights=last, bias=jnp.ones((1, 1), np.float32)),)
+    validator = JointValidator(
+        network=dataclasses.replace(blank, layers=layers),
+        network_weights=ones,
+        likelihood=LikelihoodValidator(weights=ones, biases=ones),
     )
     model = dataclasses.replace(face["with_part"], validator=validator)
     exported = exporter(model, face["image"], boxes)

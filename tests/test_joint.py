@@ -111,6 +111,7 @@ def test_vmap_grad_and_float32(example: dict, place: tuple):
     assert float(slope(shifts[1], levels[1])) == pytest.approx(expected, rel=1e-6)
     # A face that failed may not make the gradient of a batch NaN.
     assert float(slope(shifts[1], jnp.asarray(jnp.nan))) == 0
+    exact = float(jax.jit(of_shift)(shifts[0], levels[1]))
     single = jax.tree.map(
         lambda x: x.astype(np.float32) if x.dtype == np.float64 else x,
         (validator, landmarks, euler, levels[1]),
@@ -118,7 +119,45 @@ def test_vmap_grad_and_float32(example: dict, place: tuple):
     validator, landmarks, euler, level = single
     found = judge(validator, 0, image, landmarks, euler, level)
     assert found.dtype == jnp.float32
-    assert float(found) == pytest.approx(float(alone[0]), abs=0.3)
+    # Positions are rounded to 1/32 px, some to a neighbour of that in double.
+    assert float(found) == pytest.approx(exact, abs=0.01)
+
+
+@pytest.mark.parametrize("what", ["face", "flat", "outside", "unknown"])
+def test_derivatives_are_finite_whatever_there_is_to_judge(
+    example: dict, place: tuple, what: str
+):
+    """By the validator, the image and the landmarks, in reverse mode."""
+    image, landmarks, euler = place
+    image = jnp.full_like(image, 7) if what == "flat" else image
+    landmarks = landmarks + (1e4 if what == "outside" else 0)
+    landmarks = landmarks.at[2, 0].add(jnp.nan if what == "unknown" else 0)
+
+    def certainty(layers, pixels, landmarks):
+        network = dataclasses.replace(validator.network, layers=layers)
+        changed = dataclasses.replace(validator, network=network)
+        level = jnp.asarray(-1.0)
+        return validate_jointly(changed, 0, pixels, landmarks, euler, level)
+
+    validator = judging(example["model"])
+    arguments = validator.network.layers, image.astype(landmarks.dtype), landmarks
+    slopes = jax.jit(jax.grad(certainty, argnums=(0, 1, 2)))(*arguments)
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(slopes))
+    moves = any((x != 0).any() for x in jax.tree.leaves(slopes[:2]))
+    assert moves == (what == "face")
+
+
+def test_a_face_that_the_picture_cuts_off(example: dict, place: tuple):
+    """As much of it as there is: as with zeros beyond the border."""
+    image, landmarks, euler = place
+    validator, level = judging(example["model"]), jnp.asarray(-1.0)
+    border = int((landmarks[:, 1].min() + landmarks[:, 1].max()) / 2)
+    cut, size = image[:border], jnp.asarray([border, image.shape[1]])
+    alone = float(judge(validator, 0, cut, landmarks, euler, level))
+    padded = jnp.pad(cut, ((0, 60), (0, 30)))
+    found = float(judge(validator, 0, padded, landmarks, euler, level, size))
+    assert 0 < alone < 1 and found == pytest.approx(alone, rel=1e-9)
+    assert alone != float(judge(validator, 0, image, landmarks, euler, level))
 
 
 def test_a_fit_is_judged_by_it(example: dict, tmp_path: Path):
@@ -166,4 +205,23 @@ def test_a_file_whose_validator_does_not_suit_its_scales(example: dict, tmp_path
     model = dataclasses.replace(example["model"], validator=short)
     save_model(model, tmp_path / "model.npz")
     with pytest.raises(ModelFileError, match=r"shapes \[\(2,\), \(3,\)\], expected 2"):
+        load_model(tmp_path / "model.npz")
+
+
+@pytest.mark.parametrize("what", ["no likelihood", "no layers", "three outputs"])
+def test_a_file_whose_validator_has_not_all_it_needs(
+    example: dict, tmp_path: Path, what: str
+):
+    found = judging(example["model"])
+    if what == "no likelihood":
+        broken = dataclasses.replace(found, likelihood=None)
+    else:
+        layers = () if what == "no layers" else found.network.layers[:2]
+        network = dataclasses.replace(found.network, layers=layers)
+        broken = dataclasses.replace(found, network=network)
+    model = dataclasses.replace(example["model"], validator=broken)
+    save_model(model, tmp_path / "model.npz")
+    with pytest.raises(
+        ModelFileError, match=r"model\.npz: found a joint validator with"
+    ):
         load_model(tmp_path / "model.npz")

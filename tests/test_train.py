@@ -1,5 +1,6 @@
 """`jaxclnf train`, from a folder of pictures to a model that fits them."""
 
+import dataclasses
 import io
 import json
 from collections.abc import Iterator
@@ -24,12 +25,14 @@ from jaxclnf import (
 from jaxclnf.app.cli import main
 from jaxclnf.app.errors import ArgumentError
 from jaxclnf.app.media import write_png
-from jaxclnf.app.train import _read_blendshapes, compact
+from jaxclnf.app.train import _decisive, _read_blendshapes, compact
+from jaxclnf.app.train_config import read_train_config
 from jaxclnf.app.train_store import FolderStore, fingerprint
 from jaxclnf.experts.types import CCNFExperts
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.learn.accuracy import as_loaded
 from jaxclnf.learn.faces import LabelledFaces, held_out
+from jaxclnf.learn.options import ValidatorOptions
 from tests import synthetic
 
 CONFIG = """
@@ -188,6 +191,14 @@ def test_a_second_run_goes_on_from_checkpoints_to_the_same_model(
     assert main(["train", write_config(trained)]) == 0
     assert "went on" not in capsys.readouterr().out
     assert file.read_bytes() == before
+
+
+def test_checkpoints_do_not_depend_on_what_comes_after_them(tmp_path: Path) -> None:
+    config = read_train_config(Path(write_config(tmp_path)))
+    other = ValidatorOptions(num_hidden=0, max_noise=1.0)
+    later = dataclasses.replace(config, validator=other, provenance="b")
+    assert _decisive(later) == _decisive(config)
+    assert _decisive(dataclasses.replace(config, seed=5)) != _decisive(config)
 
 
 @pytest.mark.slow

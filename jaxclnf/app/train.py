@@ -24,11 +24,13 @@ from jaxclnf.fitting.model import CLNFModel, ModelInfo
 from jaxclnf.learn.boxes import calibrate_boxes, squares_of_faces
 from jaxclnf.learn.faces import LabelledFaces, held_out
 from jaxclnf.learn.masking import floor_spread
-from jaxclnf.learn.options import ValidatorOptions
 from jaxclnf.storage.npz import save_model
 
 if TYPE_CHECKING:
     from jaxclnf.learn.validator import LearntValidator
+
+_AFTER_CHECKPOINTS = {"out", "licence_files", "provenance", "validator"}
+"""Entries of a configuration that change nothing of what checkpoints hold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,14 +125,7 @@ def train_model(
     faces = floor_spread(faces, config.labels.min_spread_percent)
     is_held_out = held_out(faces.names, config.labels.held_out)
     blendshapes = _read_blendshapes(config.shape.blendshapes)
-    decisive = dataclasses.replace(
-        config,
-        out=Path(),
-        licence_files=(),
-        provenance="",
-        validator=ValidatorOptions(),
-    )
-    mark = fingerprint(decisive, faces)
+    mark = fingerprint(_decisive(config), faces)
     store = FolderStore(config.out / "checkpoints" / mark)
     say(f"{is_held_out.sum()} faces held out; checkpoints in {store.folder}")
     shape = chain.learn_shape(
@@ -221,6 +216,12 @@ def compact(model: CLNFModel) -> CLNFModel:
         network = dataclasses.replace(validator.network, layers=layers)
         validator = dataclasses.replace(validator, network=network)
     return dataclasses.replace(model, experts=experts, validator=validator)
+
+
+def _decisive(config: TrainConfig) -> dict[str, Any]:
+    """What decides over checkpoints: with other options nothing goes on from them."""
+    names = {field.name for field in dataclasses.fields(config)} - _AFTER_CHECKPOINTS
+    return {name: getattr(config, name) for name in sorted(names)}
 
 
 def _read_blendshapes(path: Path | None) -> dict[str, np.ndarray] | None:

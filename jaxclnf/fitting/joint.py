@@ -91,7 +91,7 @@ def validate_jointly(
         validator.network, image, landmarks, euler, image_size
     )
     known = jnp.isfinite(output) & jnp.isfinite(level)
-    # Without NaN on the way, of which a derivative would become NaN.
+    # As in `validator_outputs`: no NaN on the way of derivatives.
     output, level = jnp.where(known, output, 0), jnp.where(known, level, 0)
     score = likelihood_score(validator.likelihood, scale_index, level)
     score = score + validator.network_weights[scale_index] * output

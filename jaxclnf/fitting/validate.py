@@ -1,8 +1,8 @@
 """Whether landmarks lie on a face: a small network looks at the warped face.
 
 The face is warped onto the mean face of the nearest view, its grey values are made
-comparable, and a convolutional network sorts them into bins of the expected error. The
-other kind of validator is in `likelihood.py`.
+comparable, and a convolutional network sorts them into bins of the expected error.
+Other kinds of validators are in `likelihood.py` and `joint.py`.
 """
 
 from collections.abc import Sequence
@@ -173,8 +173,11 @@ def validator_outputs(
     landmarks = jnp.where(usable, landmarks, 0)
     view = choose_view(validator.view_centers, euler)
     feature = validator_feature(validator, view, image, landmarks, image_size)
-    usable &= jnp.all(jnp.isfinite(feature))
-    return jnp.where(usable, run_layers(validator.layers, view, feature), jnp.nan)
+    is_finite = jnp.all(jnp.isfinite(feature))
+    # Without NaN on the way, of which derivatives would become NaN.
+    feature = jnp.where(is_finite, feature, 0)
+    outputs = run_layers(validator.layers, view, feature)
+    return jnp.where(usable & is_finite, outputs, jnp.nan)
 
 
 def validator_feature(
@@ -222,12 +225,13 @@ def validator_feature(
     used = validator.warp.triangle_of_pixel[view] >= 0
     count = jnp.sum(used, dtype=grey.dtype)
     difference = jnp.where(used, grey - jnp.sum(grey) / count, 0)
-    contrast = jnp.sqrt(jnp.sum(difference**2) / count)
+    squared = jnp.sum(difference**2) / count
     # Rounding alone leaves about this much contrast in a face of equal pixels.
-    flat = contrast <= 32 * jnp.finfo(grey.dtype).eps * jnp.max(jnp.abs(grey))
-    standard = difference / jnp.where(flat, jnp.nan, contrast)
+    rounding = 32 * jnp.finfo(grey.dtype).eps * jnp.max(jnp.abs(grey))
+    flat = squared <= rounding**2
+    standard = difference / jnp.sqrt(jnp.where(flat, 1, squared))
     feature = (standard - validator.mean[view]) / validator.std[view]
-    return jnp.where(used, feature, 0)
+    return jnp.where(used, jnp.where(flat, jnp.nan, feature), 0)
 
 
 def run_layers(

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial import Delaunay
+from scipy.spatial import Delaunay, QhullError
 
 from jaxclnf.fitting.warp import FaceWarp
 from jaxclnf.shape.pdm import PDM
@@ -20,6 +20,9 @@ def mean_face_warp(pdm: PDM, size: int) -> FaceWarp:
         the outermost landmarks, by Delaunay's triangles between them; pixels lie in it
         like their mirror images.
 
+    Raises:
+        ValueError: The mean face's landmarks lie on a line, as any two do.
+
     Example:
         >>> warp = mean_face_warp(pdm, 16)
         >>> height, width = warp.triangle_of_pixel.shape[1:]
@@ -27,12 +30,19 @@ def mean_face_warp(pdm: PDM, size: int) -> FaceWarp:
         True
     """
     points = np.asarray(pdm.mean_shape, np.float64)[:, :2]
-    points = points * (size / np.sqrt(np.ptp(points, axis=0).prod()))
+    area = np.ptp(points, axis=0).prod()
+    try:
+        # A line along an axis has no area.
+        points = points * (size / np.sqrt(area if area > 0 else np.nan))
+        mesh = Delaunay(points)
+    except (QhullError, ValueError) as error:
+        raise ValueError(
+            f"found {len(points)} landmarks on a line, expected some beside it"
+        ) from error
     low, high = points.min(axis=0), points.max(axis=0)
     width, height = np.ceil(high - low).astype(int) + 1
     corner = (low + high) / 2 - (np.asarray([width, height]) - 1) / 2
     pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
-    mesh = Delaunay(points)
     first, second, third = points[mesh.simplices].transpose(1, 0, 2)
     # Columns: the sides from the first corner; inverted, what finds a place along both.
     along = np.linalg.inv(np.stack([second - first, third - first], axis=2))

@@ -132,16 +132,21 @@ class ValidatorOptions:
     """One that is further is lost. Those between are not learnt from."""
     max_blur_percent: float = 8.0
     """Largest standard deviation by which pictures are blurred, percent of the size of
-    the face. A third of them is, at random, and a third gets noise: experts respond
-    less in bad pictures, where fits are to be trusted too."""
+    the face. A sixth of them is, at random, and a sixth each is made worse in one of
+    the next ways: in bad pictures fits are to be trusted too."""
     max_noise: float = 60.0
-    """Largest standard deviation of that noise, grey values."""
-    num_hidden: int = 32
+    """Largest standard deviation of noise, grey values."""
+    max_shadow_percent: float = 95.0
+    """How much darker at most one side of a face is than the other."""
+    max_hidden_percent: float = 30.0
+    """How much of the area of a face's box at most is beyond the border of the picture,
+    or covered by an even rectangle."""
+    num_hidden: int = 64
     """Units of the network that looks at the warped face; 0: there is none, and fits
     are judged by their responses alone."""
     picture_size: int = 32
     """Size of the warped face, pixels: the square root of the area of its box."""
-    num_epochs: int = 60
+    num_epochs: int = 120
     """How often the network sees each fit."""
 
     def __post_init__(self) -> None:
@@ -152,7 +157,12 @@ class ValidatorOptions:
         for key in ("max_blur_percent", "max_noise", "num_hidden"):
             value = getattr(self, key)
             _require(key, value, value >= 0, "0 or more")
-        _require("picture_size", self.picture_size, self.picture_size >= 8, "8 or more")
+        for key in ("max_shadow_percent", "max_hidden_percent"):
+            value = getattr(self, key)
+            _require(key, value, 0 <= value <= 100, "0 to 100")
+        _require(
+            "picture_size", self.picture_size, 8 <= self.picture_size <= 128, "8 to 128"
+        )
         _require("num_epochs", self.num_epochs, self.num_epochs >= 1, "1 or more")
 
 

@@ -2,11 +2,10 @@
 
 from typing import NamedTuple
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 
 from jaxclnf.fitting.face import level_of_fit
 from jaxclnf.fitting.many import fit_many
@@ -18,6 +17,7 @@ from jaxclnf.learn.accuracy import percent_off
 from jaxclnf.learn.boxes import box_off
 from jaxclnf.learn.faces import LabelledFaces
 from jaxclnf.learn.options import ValidatorOptions
+from jaxclnf.learn.worse import worsened
 from jaxclnf.status import is_failure
 
 _OFF = 3 * ((0.025, 0.05),) + ((0.05, 0.1),) + 2 * ((0.3, 0.3),) + 2 * ((0.8, 0.5),)
@@ -25,6 +25,8 @@ _OFF = 3 * ((0.025, 0.05),) + ((0.05, 0.1),) + 2 * ((0.3, 0.3),) + 2 * ((0.8, 0.
 
 _TOGETHER = 64
 """Faces whose pictures are in memory at a time."""
+_ROOM = 128
+"""Their room is a multiple of it, pixels."""
 
 
 class TrialFits(NamedTuple):
@@ -75,8 +77,6 @@ def trial_fits(
     """
     fits = FitOptions(starts=1, window_sizes=_windows_up_to(scale_index))
     model = model.prepared(fits.window_sizes)
-    shapes = [(0, 0), *(image.shape for image in faces.images)]
-    room = tuple(map(max, zip(*shapes, strict=True)))
     level_of = jax.jit(jax.vmap(lambda x: level_of_fit(model, x, fits)))
     found: list[TrialFits] = []
     for begin in range(0, len(faces), _TOGETHER):
@@ -94,7 +94,7 @@ def trial_fits(
         usable = np.asarray(~is_failure(result.status)) & np.isfinite(level)
         outputs = None
         if network is not None:
-            outputs = _outputs(network, pictures, room, result)
+            outputs = _outputs(network, pictures, result)
             usable &= np.isfinite(outputs).all(axis=1)
         is_near = usable & (off < options.in_place_percent)
         is_far = usable & (off > options.lost_percent)
@@ -103,42 +103,6 @@ def trial_fits(
         nobody = np.zeros(0, bool)
         return TrialFits(np.zeros(0), None, nobody, nobody)
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-
-
-def worsened(
-    rng: np.random.Generator,
-    image: UInt8[np.ndarray, "h w"],
-    landmarks: Float[np.ndarray, "n 2"],
-    options: ValidatorOptions,
-) -> UInt8[np.ndarray, "h w"]:
-    """A picture as it is, blurred, or with noise: a third of the times each.
-
-    Args:
-        rng: Draws what is done, and how much of it.
-        image: The picture.
-        landmarks: Landmarks of the face in it, pixels.
-        options: How much at most.
-
-    Returns:
-        The picture.
-
-    Example:
-        >>> points = np.asarray(landmarks, np.float64)
-        >>> rng, picture = np.random.default_rng(0), image.astype(np.uint8)
-        >>> options = ValidatorOptions(max_blur_percent=0.0, max_noise=0.0)
-        >>> bool((worsened(rng, picture, points, options) == picture).all())
-        True
-    """
-    kind, much = rng.integers(3), rng.uniform()
-    if kind == 1:
-        size = np.sqrt(np.ptp(landmarks, axis=0).prod())
-        # OpenCV refuses 0; so little changes nothing.
-        sigma = max(much * options.max_blur_percent / 100 * size, 0.01)
-        return cv2.GaussianBlur(image, (0, 0), sigma).astype(np.uint8)
-    if kind == 2:
-        noise = rng.normal(0, much * options.max_noise, image.shape)
-        return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
-    return image
 
 
 def _distances(
@@ -157,10 +121,12 @@ _all_outputs = jax.jit(jax.vmap(validator_outputs, in_axes=(None, 0, 0, 0, 0)))
 def _outputs(
     network: Validator,
     pictures: list[np.ndarray],
-    room: tuple[int, ...],
     result: FitResult,
 ) -> Float[np.ndarray, "f o"]:
-    canvases = np.zeros((len(pictures), *room), np.uint8)
+    # Few sizes, each of which is compiled for.
+    largest = np.max([picture.shape for picture in pictures], axis=0)
+    height, width = (-(-largest // _ROOM) * _ROOM).tolist()
+    canvases = np.zeros((len(pictures), height, width), np.uint8)
     for canvas, picture in zip(canvases, pictures, strict=True):
         canvas[: picture.shape[0], : picture.shape[1]] = picture
     euler = jax.vmap(lambda params: params.euler)(result.params)

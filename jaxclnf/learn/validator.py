@@ -29,16 +29,19 @@ from jaxclnf.learn.trial_fits import TrialFits, trial_fits
 
 _FEWEST = 5
 """Fits that are needed of each kind."""
+_EXPECTED = f"expected {_FEWEST} of each"
 
 _RIDGE = 1e-5
 """Penalty on squared weights, which keeps them finite where all fits can be told
 apart."""
 
 Say = Callable[[str], None]
+"""Shows a line of progress."""
 
 
 class LearntValidator(NamedTuple):
-    """A validator, and how often it is right about fits on the held-out faces."""
+    """A validator, and how often it is right about the held-out faces' fits, on which
+    all but its network was learnt."""
 
     validator: JointValidator | LikelihoodValidator
     """The validator."""
@@ -77,7 +80,8 @@ def learn_validator(
         say: Shows progress.
 
     Returns:
-        The validator; None where too few fits are in place or too few are lost.
+        The validator, without a network if the faces to learn from have too few fits in
+        place or lost; None if the held-out ones do.
 
     Example:
         >>> points = np.asarray(landmarks, np.float64)[None]
@@ -91,15 +95,14 @@ def learn_validator(
     has_box = np.isfinite(faces.spread).sum(axis=1) > 1
     unseen = faces.pick(has_box & is_held_out)
     network = None
-    if options.num_hidden:
+    if options.num_hidden and len(unseen):
         taught = faces.pick(has_box & ~is_held_out)
         network = _network(model, taught, options, symmetric, seed, say)
-        if network is None:
-            return None
     weights, biases, in_place, lost = [], [], [], []
     for scale in range(len(model.experts)):
         fits = trial_fits(model, unseen, scale, options, network=network, seed=seed)
-        if _are_few(fits, f"at scale {scale}", say):
+        if fits.num_fewer < _FEWEST:
+            say(f"no validator: {_found(fits)} at scale {scale}, {_EXPECTED}")
             return None
         # What is looked at: the level, and what the network says.
         x = fits.level[:, None]
@@ -133,7 +136,8 @@ def _network(
     blank = no_network(model.pdm, options.picture_size)
     last = len(model.experts) - 1
     fits = trial_fits(model, taught, last, options, network=blank, seed=seed)
-    if _are_few(fits, "of the faces to learn from", say) or fits.outputs is None:
+    if fits.num_fewer < _FEWEST or fits.outputs is None:
+        say(f"validator without a network: {_found(fits)} to learn from, {_EXPECTED}")
         return None
     used = fits.is_near | fits.is_far
     say(f"validator: {used.sum()} fits to learn from")
@@ -151,14 +155,8 @@ def _network(
     )
 
 
-def _are_few(fits: TrialFits, where: str, say: Say) -> bool:
-    if fits.num_fewer >= _FEWEST:
-        return False
-    say(
-        f"no validator: found {fits.is_near.sum()} fits in place and"
-        f" {fits.is_far.sum()} lost {where}, expected {_FEWEST} of each"
-    )
-    return True
+def _found(fits: TrialFits) -> str:
+    return f"found {fits.is_near.sum()} fits in place and {fits.is_far.sum()} lost"
 
 
 def fit_logistic(

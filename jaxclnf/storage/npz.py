@@ -163,20 +163,33 @@ def read_model(path: str | os.PathLike[str]) -> CLNFModel:
         raise ModelFileError(
             f"{path}: found a {type(model).__name__}, expected a model"
         )
+    _check_validator(path, model)
+    return model
+
+
+def _check_validator(path: Path, model: CLNFModel) -> None:
     match model.validator:
         case LikelihoodValidator(weights=weights, biases=biases):
             of_scales = [weights, biases]
-        case JointValidator(network_weights=shares, likelihood=likelihood):
-            of_scales = [shares, likelihood.weights, likelihood.biases]
+        case JointValidator(
+            network=Validator(layers=(*_, FullyConnected(bias=last))),
+            network_weights=shares,
+            likelihood=LikelihoodValidator(weights=weights, biases=biases),
+        ) if np.shape(last)[-1:] == (1,):
+            of_scales = [shares, weights, biases]
+        case JointValidator():
+            raise ModelFileError(
+                f"{path}: found a joint validator without one of its halves or with"
+                " several outputs, expected a network of one output and a likelihood"
+            )
         case _:
             of_scales = []
-    shapes = {array.shape for array in of_scales}
+    shapes = {np.shape(array) for array in of_scales}
     if shapes - {(len(model.experts),)}:
         raise ModelFileError(
             f"{path}: found a validator of shapes {sorted(shapes)}, expected"
             f" {len(model.experts)} weights and biases, one for each scale"
         )
-    return model
 
 
 class _Encoder:
