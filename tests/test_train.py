@@ -194,6 +194,7 @@ def test_a_second_run_goes_on_from_checkpoints_to_the_same_model(
 
 
 def test_checkpoints_do_not_depend_on_what_comes_after_them(tmp_path: Path) -> None:
+    write_faces(tmp_path / "faces", 1)
     config = read_train_config(Path(write_config(tmp_path)))
     other = ValidatorOptions(num_hidden=0, max_noise=1.0)
     later = dataclasses.replace(config, validator=other, provenance="b")
