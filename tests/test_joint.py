@@ -208,6 +208,21 @@ def test_a_file_whose_validator_does_not_suit_its_scales(example: dict, tmp_path
         load_model(tmp_path / "model.npz")
 
 
+def test_a_face_in_a_large_photograph_is_judged_the_same(example: dict):
+    """Of which only its neighbourhood is looked at."""
+    model = dataclasses.replace(example["model"], validator=judging(example["model"]))
+    image, box = np.asarray(example["image"]), np.asarray(example["box"])
+    large = np.zeros((1400, 1900), image.dtype)
+    large[1000 : 1000 + image.shape[0], 1200 : 1200 + image.shape[1]] = image
+    shifted = box + [1200, 1000, 0, 0]
+    boxes = np.stack([box, shifted])
+    found = fit_many(model, [image, large], boxes, options=SMALL)
+    one, other = (float(x) for x in found.certainty)
+    assert 0 < one < 1 and other == pytest.approx(one, abs=1e-3)
+    alone = fit(model, large, shifted, options=SMALL)
+    assert float(alone.certainty) == pytest.approx(other, abs=1e-6)
+
+
 @pytest.mark.parametrize("what", ["no likelihood", "no layers", "three outputs"])
 def test_a_file_whose_validator_has_not_all_it_needs(
     example: dict, tmp_path: Path, what: str

@@ -170,7 +170,7 @@ def test_the_summary_tells_what_was_done(trained: Path) -> None:
     (in_place,), (lost,) = (
         summary["validator"][f"trusted_{kind}"] for kind in ("in_place", "lost")
     )
-    # A third of the pictures hides a part of what is no face to a person either.
+    # A third of the pictures is cut off or partly covered.
     assert in_place > 0.7 and lost < 0.1
     model = load_model(trained / "build" / "tiny.npz")
     assert isinstance(model.validator, JointValidator)

@@ -85,8 +85,8 @@ def trial_fits(
         for i in index:
             rng = np.random.default_rng([seed, int(i)])
             labels = faces.landmarks[i, np.isfinite(faces.spread[i])]
-            for off in _OFF:
-                boxes.append(box_off(rng, labels, *off))
+            for shift, growth in _OFF:
+                boxes.append(box_off(rng, labels, shift, growth))
                 pictures.append(worsened(rng, faces.images[i], labels, options))
         result = fit_many(model, pictures, np.reshape(boxes, (-1, 4)), options=fits)
         off = _distances(faces, np.repeat(index, len(_OFF)), result)
