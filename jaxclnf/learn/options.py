@@ -132,8 +132,9 @@ class ValidatorOptions:
     """One that is further is lost. Those between are not learnt from."""
     max_blur_percent: float = 8.0
     """Largest standard deviation by which pictures are blurred, percent of the size of
-    the face. A sixth of them is, at random, and a sixth each is made worse in one of
-    the next ways: in bad pictures fits are to be trusted too."""
+    the face. A fifth of them is, at random, a fifth each gets noise, is cut off or
+    partly covered, and a third of all is lit from one side: in bad pictures fits are to
+    be trusted too."""
     max_noise: float = 60.0
     """Largest standard deviation of noise, grey values."""
     max_shadow_percent: float = 95.0

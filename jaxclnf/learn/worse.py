@@ -7,6 +7,8 @@ from jaxtyping import Float, UInt8
 from jaxclnf.learn.options import ValidatorOptions
 
 _Picture = UInt8[np.ndarray, "h w"]
+_SHADED = 1 / 3
+"""Share of the pictures that are lit from one side."""
 _LONGEST = 3.0
 """How much longer than wide what covers a face is at most."""
 
@@ -17,7 +19,9 @@ def worsened(
     landmarks: Float[np.ndarray, "n 2"],
     options: ValidatorOptions,
 ) -> UInt8[np.ndarray, "h w"]:
-    """A picture as it is, or worse in one of five ways, all equally often.
+    """A picture as it is, or worse in one of four ways, all equally often.
+
+    A third of them is lit from one side, whatever else is done.
 
     Args:
         rng: Draws what is done, and how much of it.
@@ -39,7 +43,10 @@ def worsened(
         True
     """
     low, size = landmarks.min(axis=0), np.ptp(landmarks, axis=0)
-    kind, much = rng.integers(6), rng.uniform()
+    if rng.uniform() < _SHADED:
+        percent = rng.uniform() * options.max_shadow_percent
+        image = _shaded(rng, image, low, size, percent)
+    kind, much = rng.integers(5), rng.uniform()
     match kind:
         case 1:
             share = much * options.max_blur_percent / 100
@@ -51,10 +58,8 @@ def worsened(
                 image + rng.normal(0, much * options.max_noise, image.shape)
             )
         case 3:
-            return _shaded(rng, image, low, size, much * options.max_shadow_percent)
-        case 4:
             return _cut_off(rng, image, low, size, much * options.max_hidden_percent)
-        case 5:
+        case 4:
             return _covered(rng, image, low, size, much * options.max_hidden_percent)
     return image
 
