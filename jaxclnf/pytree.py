@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool
 
 _T = TypeVar("_T")
@@ -126,3 +127,27 @@ def all_finite(tree: Any) -> Bool[Array, ""]:
     """
     found = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(found))
+
+
+def with_reals_as(tree: _T, dtype: DTypeLike) -> _T:
+    """A tree whose floating-point arrays have another type.
+
+    Args:
+        tree: A pytree of arrays, none of them traced.
+        dtype: The floating type.
+
+    Returns:
+        The tree; what is not floating stays. Nothing is compiled.
+
+    Example:
+        >>> tree = with_reals_as((jnp.ones(2), jnp.arange(2, dtype=jnp.int8)), "f4")
+        >>> [str(x.dtype) for x in tree]
+        ['float32', 'int8']
+    """
+
+    def cast(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return jax.device_put(np.asarray(leaf).astype(dtype))
+
+    return jax.tree.map(cast, tree)

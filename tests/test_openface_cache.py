@@ -306,5 +306,5 @@ def test_published_models_convert_exactly(
     assert file.parent.parent == tmp_path
     for dtype in (np.float32, np.float64):
         original = read_openface_model(openface_dir / f"main_{name}.txt", dtype)
-        assert_same_arrays(load._cast(read_model(file), dtype), original)
+        assert_same_arrays(load.with_reals_as(read_model(file), dtype), original)
     assert find_conversion(name) == file

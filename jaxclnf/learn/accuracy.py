@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -12,6 +10,7 @@ from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.learn.boxes import box_off
 from jaxclnf.learn.faces import LabelledFaces
+from jaxclnf.pytree import with_reals_as
 
 NEAR_FRONTAL = np.radians(20.0)
 """Yaw up to which a face counts as near-frontal, radians."""
@@ -127,6 +126,4 @@ def as_loaded(model: CLNFModel) -> CLNFModel:
         >>> as_loaded(model).experts[0].weights.dtype == model.pdm.mean_shape.dtype
         True
     """
-    dtype = model.pdm.mean_shape.dtype
-    is_real = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
-    return jax.tree.map(lambda x: x.astype(dtype) if is_real(x) else x, model)
+    return with_reals_as(model, model.pdm.mean_shape.dtype)

@@ -8,7 +8,6 @@ that neither of them has seen.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from jaxclnf.fitting.likelihood import LikelihoodValidator
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.validate import CERTAINTY_THRESHOLD, Validator
 from jaxclnf.learn.accuracy import as_loaded
+from jaxclnf.learn.chain import Say
 from jaxclnf.learn.faces import LabelledFaces
 from jaxclnf.learn.network import learn_network, mirrored_pictures, no_network
 from jaxclnf.learn.options import ValidatorOptions
@@ -34,9 +34,6 @@ _EXPECTED = f"expected {_FEWEST} of each"
 _RIDGE = 1e-5
 """Penalty on squared weights, which keeps them finite where all fits can be told
 apart."""
-
-Say = Callable[[str], None]
-"""Shows a line of progress."""
 
 
 class LearntValidator(NamedTuple):

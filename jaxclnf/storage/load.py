@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
@@ -14,6 +13,7 @@ from jaxclnf.fitting.options import DEFAULT_WINDOW_SIZES
 from jaxclnf.openface.main_file import read_openface_model, read_openface_pdm
 from jaxclnf.openface.matrices import read_text
 from jaxclnf.openface.pdm_file import read_pdm
+from jaxclnf.pytree import with_reals_as
 from jaxclnf.shape.pdm import PDM
 from jaxclnf.storage.npz import read_model
 from jaxclnf.storage.openface_cache import conversions, find_conversion
@@ -59,7 +59,7 @@ def load_model(
     _check_dtype(dtype)
     file = _find(path)
     if file.suffix.lower() == ".npz":
-        model = _cast(read_model(file), dtype)
+        model = with_reals_as(read_model(file), dtype)
     else:
         model = read_openface_model(file, dtype)
     return model.prepared(DEFAULT_WINDOW_SIZES)
@@ -93,7 +93,7 @@ def load_pdm(
     _check_dtype(dtype)
     file = _find(path)
     if file.suffix.lower() == ".npz":
-        return _cast(read_model(file).pdm, dtype)
+        return with_reals_as(read_model(file).pdm, dtype)
     if _begins_with_number(file):
         return read_pdm(file, dtype)
     return read_openface_pdm(file, dtype)
@@ -169,12 +169,3 @@ def _begins_with_number(file: Path) -> bool:
         if words and not words[0].startswith("#"):
             return words[0].isdecimal()
     return False
-
-
-def _cast(tree, dtype: DTypeLike):
-    def cast(leaf: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf
-        return jax.device_put(np.asarray(leaf).astype(dtype))
-
-    return jax.tree.map(cast, tree)
