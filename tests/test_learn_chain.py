@@ -10,12 +10,12 @@ import pytest
 from jaxclnf import PDMParams, project
 from jaxclnf.learn.ccnf.samples import Augmentation
 from jaxclnf.learn.ccnf.tasks import FieldOptions
-from jaxclnf.learn.chain import LearntShape, learn_experts, learn_shape
+from jaxclnf.learn.chain import LearntShape, _is_taught, learn_experts, learn_shape
 from jaxclnf.learn.faces import LabelledFaces
 from jaxclnf.learn.options import ExpertOptions, ShapeOptions
 from jaxclnf.learn.pdm.symmetry import mirror_index
 from jaxclnf.shape.pdm import PDM
-from tests.synthetic import make_image
+from tests.synthetic import field_task, make_image
 
 # Three rows of an outer pair, an inner pair; symmetric about x = 0.
 POINTS = np.asarray([[x, y] for y in (-50, 0, 45) for x in (-60, -22, 22, 60)], float)
@@ -122,6 +122,27 @@ def test_a_landmark_that_no_face_shows_is_invisible() -> None:
     assert np.asarray(experts.visibility)[0].tolist() == expected.tolist()
     assert np.asarray(experts.alpha)[0, 4].tolist() == [0.0]
     assert bool(jnp.all(jnp.isfinite(experts.weights)))
+
+
+def test_enough_faces_have_to_label_a_landmark_or_its_partner() -> None:
+    task, _ = field_task()
+    spread = np.ones((3, 12))
+    spread[:, 0] = spread[1:, 5] = spread[2:, 6] = np.inf
+    faces = jnp.asarray([0, 1, 2, 0, 1, 2])
+    partner = np.arange(12)
+    partner[[0, 1]] = 1, 0
+    task = dataclasses.replace(
+        task,
+        bank=dataclasses.replace(task.bank, spread=jnp.asarray(spread)),
+        faces=faces,
+        flipped=jnp.arange(6) > 2,
+        landmarks=jnp.asarray([0, 1, 5, 6, 7]),
+        mirror=jnp.asarray(partner),
+    )
+    # The mirrored faces show landmark 0 where its partner is labelled.
+    assert _is_taught(task).tolist() == [True, True, False, True, True]
+    task = dataclasses.replace(task, flipped=jnp.zeros(6, bool))
+    assert _is_taught(task).tolist() == [False, True, False, True, True]
 
 
 @pytest.mark.parametrize("held", [[True, True], [False, False]])

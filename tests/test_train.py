@@ -166,7 +166,7 @@ def test_the_summary_tells_what_was_done(trained: Path) -> None:
     names = [f"{i:03d}.png" for i in range(60)]
     assert summary["held_out"] == held_out(names, 0.3).sum()
     assert summary["data"] == [{"images": "faces", "used": 60, "marked_unused": 0}]
-    assert summary["accuracy"]["num_faces"] > 0
+    assert summary["left_out"] == [] and summary["accuracy"]["num_faces"] > 0
     (in_place,), (lost,) = (
         summary["validator"][f"trusted_{kind}"] for kind in ("in_place", "lost")
     )
@@ -198,7 +198,13 @@ def test_checkpoints_do_not_depend_on_what_comes_after_them(tmp_path: Path) -> N
     write_faces(tmp_path / "faces", 1)
     config = read_train_config(Path(write_config(tmp_path)))
     other = ValidatorOptions(num_hidden=0, max_noise=1.0)
-    later = dataclasses.replace(config, validator=other, provenance="b")
+    # Faces and blendshapes count by what is in them, not by where they are.
+    shape = dataclasses.replace(
+        config.shape, variance_factor=3.0, blendshapes=tmp_path / "b.npz"
+    )
+    later = dataclasses.replace(
+        config, name="b", shape=shape, validator=other, provenance="b"
+    )
     assert _decisive(later) == _decisive(config)
     assert _decisive(dataclasses.replace(config, seed=5)) != _decisive(config)
 
@@ -301,7 +307,79 @@ def test_damaged_blendshapes_are_named(tmp_path: Path) -> None:
     for damaged in damaged_archives(file.read_bytes()):
         file.write_bytes(damaged)
         with pytest.raises(ArgumentError, match="shapes.npz: cannot be read as .npz"):
-            _read_blendshapes(file)
+            _read_blendshapes(file, 5)
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("neutral", np.zeros((4, 3)), r"'neutral' .* numbers of shape \(5, 3\)"),
+        ("identity", np.zeros(3), r"'identity' .* \(3,\), expected .* \(i, 5, 3\)"),
+        ("expression", np.full((2, 5, 3), "x"), "'expression' with <U1"),
+        ("expression", np.full((2, 5, 3), np.nan), "'expression' with numbers not fin"),
+        ("expression_names", np.array(["a"]), r".*expected text of shape \(2\)"),
+    ],
+)
+def test_blendshapes_that_do_not_fit(
+    tmp_path: Path, key: str, value: np.ndarray, message: str
+) -> None:
+    file = tmp_path / "shapes.npz"
+    arrays = {
+        "neutral": np.zeros((5, 3)),
+        "identity": np.zeros((3, 5, 3)),
+        "expression": np.zeros((2, 5, 3)),
+        "expression_names": np.array(["a", "b"]),
+    }
+    np.savez(file, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
+    assert _read_blendshapes(file, 5) is not None
+    np.savez(file, allow_pickle=False, **{**arrays, key: value})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ArgumentError, match=f"shapes.npz: found {message}"):
+        _read_blendshapes(file, 5)
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        (
+            "held_out = 0.3",
+            "held_out = 1e-9",
+            "held_out: found 1e-09, which holds out 0",
+        ),
+        ("held_out = 0.3", "held_out = 0.9999", "holds out 4 of the 4 faces, expected"),
+        (
+            "outline = []",
+            "outline = [0, 13]",
+            "outline: found [0, 13], expected 0 to 12",
+        ),
+    ],
+)
+def test_what_the_faces_do_not_allow_is_found_before_learning(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    message: str,
+) -> None:
+    write_faces(tmp_path / "faces", 4)
+    assert main(["train", write_config(tmp_path, CONFIG.replace(old, new))]) == 2
+    said = capsys.readouterr()
+    assert f"train.toml: [labels] {old.split()[0]}" in said.err and message in said.err
+    assert "shape:" not in said.out
+
+
+def test_a_model_file_that_is_a_folder_or_a_bad_licence_is_found_before_learning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_faces(tmp_path / "faces", 20)
+    (tmp_path / "notes.txt").write_bytes(b"\xa9 me")
+    text = 'licence_files = ["notes.txt"]\n' + CONFIG
+    assert main(["train", write_config(tmp_path, text)]) == 2
+    said = capsys.readouterr()
+    assert "notes.txt: cannot be read as text" in said.err and "shape:" not in said.out
+    (tmp_path / "build" / "tiny.npz").mkdir()
+    assert main(["train", write_config(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "tiny.npz: is a folder" in said.err and "shape:" not in said.out
 
 
 def test_other_data_or_options_have_other_checkpoints() -> None:
@@ -309,5 +387,6 @@ def test_other_data_or_options_have_other_checkpoints() -> None:
     one = LabelledFaces(("a",), (picture,), np.zeros((1, 2, 2)), np.ones((1, 2)))
     other = LabelledFaces(("a",), (picture + 1,), one.landmarks, one.spread)
     marks = {fingerprint(o, f) for o in ("x", "y") for f in (one, other)}
-    assert len(marks) == 4
-    assert fingerprint("x", one) == fingerprint("x", one)
+    marks |= {fingerprint("x", one, {"a": np.full(2, x)}) for x in (0.0, 1.0)}
+    assert len(marks) == 6
+    assert fingerprint("x", one) == fingerprint("x", one, {})

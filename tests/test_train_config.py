@@ -96,8 +96,12 @@ def test_everything_is_read(folder: Path):
 def test_defaults(folder: Path):
     config = read(folder, LEAST)
     assert config.labels == LabelOptions() and config.boxes.calibrate
-    assert [*config.labels.outline_landmarks] == [*range(17)]
-    assert not LabelOptions(outline=()).outline_landmarks
+    assert config.labels.outline_of(68) == range(17)
+    assert not config.labels.outline_of(51)
+    assert not LabelOptions(outline=()).outline_of(68)
+    assert LabelOptions(outline=(2, 5)).outline_of(5) == range(2, 5)
+    with pytest.raises(ValueError, match="outline: found .2, 6., expected 0 to 5, as"):
+        LabelOptions(outline=(2, 6)).outline_of(5)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +113,8 @@ def test_defaults(folder: Path):
         ("seed = 7", "seed = 7.0", "seed: found 7.0, expected a whole number"),
         ("seed = 7", "seed = true", "seed: found true, expected a whole number"),
         ("seed = 7", "seed = -1", "seed: found -1, expected 0 to 4294967295"),
+        ('"mine"', '"a\\u0000"', 'name: found "a\\u0000", expected a name that a file'),
+        ('"mine"', f'"{"a" * 101}"', 'name: found "aaaaaaa'),
         ("seed = 7", "sede = 7", "sede: found an unknown key, expected name, out, d"),
         ('"build/mine"', '""', 'out: found "", expected a path, as text'),
         ('"build/mine"', '"a\\u0000"', 'out: found "a\\u0000", expected a path'),
@@ -129,7 +135,7 @@ def test_defaults(folder: Path):
         ),
         ("[1, 2]", "[1, -2]", "[data #2] eye_corners: found [1, -2], expected two di"),
         ("[labels]", "[[labels]]", "labels: found [{"),
-        ("0.2", "1.0", "[labels] held_out: found 1.0, expected 0 or more and below 1"),
+        ("0.2", "1.0", "[labels] held_out: found 1.0, expected above 0 and below 1"),
         ("0.2", "nan", "[labels] held_out: found NaN, expected a finite number"),
         ("0.2", "-inf", "[labels] held_out: found -Infinity, expected a finite number"),
         ("0.2", '"x"', '[labels] held_out: found "x", expected a finite number'),
@@ -150,15 +156,48 @@ def test_what_is_wrong_is_named(folder: Path, old: str, new: str, message: str):
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize(
+    "section, line, message",
+    [
+        ("experts", "scales = [0.2, 0.2]", "[experts] scales: found [0.2, 0.2], expec"),
+        ("experts", "scales = []", "[experts] scales: found [], expected positive num"),
+        ("experts", "views_deg = [0, 0]", "[experts] views_deg: found [0.0, 0.0], exp"),
+        ("experts", "views_deg = [-30, 0]", "experts.views_deg: found [-30.0, 0.0], e"),
+        ("experts.field", "support = 4", "[experts] field.support: found 4, expected"),
+        (
+            "experts.field.augmentation",
+            "blur = 0.6",
+            "[experts] field.augmentation.blur: found 0.6, expected 0 to 0.5",
+        ),
+        (
+            "experts.field.augmentation",
+            "scale = -1",
+            "[experts] field.augmentation.scale: found -1.0, expected 0 or more",
+        ),
+        ("labels", "num_landmarks = 3", "[labels] num_landmarks: found 3, expected 4"),
+        ("labels", "min_spread_percent = 0", "[labels] min_spread_percent: found 0.0"),
+    ],
+)
+def test_what_is_learnt_has_to_make_sense(
+    folder: Path, section: str, line: str, message: str
+):
+    with pytest.raises(ArgumentError) as caught:
+        read(folder, f"{LEAST}[{section}]\n{line}\n")
+    assert str(caught.value).startswith(f"{folder / 'train.toml'}: {message}")
+    one_sided = f"{LEAST}[shape]\nsymmetric = false\n[experts]\nviews_deg = [-30, 0]\n"
+    assert read(folder, one_sided).experts.views_deg == (-30.0, 0.0)
+
+
 def test_labels_have_to_be_npz(folder: Path):
     (folder / "labels.csv").touch()
     with pytest.raises(ArgumentError, match=r"labels.csv\", expected an .npz file"):
         read(folder, FULL.replace("labels.npz", "labels.csv"))
 
 
-def test_keys_that_need_npz(folder: Path):
-    with pytest.raises(ArgumentError, match=r'#1\] use_key: found "a", expected none'):
-        read(folder, LEAST + 'use_key = "a"')
+@pytest.mark.parametrize("key", ["use_key", "spread_key", "names_key", "landmarks_key"])
+def test_keys_that_need_npz(folder: Path, key: str):
+    with pytest.raises(ArgumentError, match=rf'#1\] {key}: found "a", expected none'):
+        read(folder, LEAST + f'{key} = "a"')
 
 
 def test_no_data(folder: Path):

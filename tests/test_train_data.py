@@ -98,9 +98,9 @@ def test_npz_labels_with_spread_and_choice(folder: Path):
 
 
 def test_unknown_labels_have_infinite_spread(folder: Path):
-    labels = np.stack([FACE] * 3)
+    labels = np.stack([np.concatenate([FACE, FACE.mean(axis=0)[None]])] * 3)
     labels[1, 2] = np.nan
-    spread = np.zeros((3, 4))
+    spread = np.zeros((3, 5))
     spread[1, 2] = np.inf
     faces, _ = read_training_faces([arrays(folder, landmarks=labels, spread=spread)])
     np.testing.assert_array_equal(faces.landmarks[1, 2], [0, 0])
@@ -217,7 +217,22 @@ def test_spread_must_be_a_spread(folder: Path, spread: float):
     assert f"c.png: found spread {spread} at landmark 1" in message
     none = np.zeros((3, 4))
     none[0] = np.inf
-    assert "a.png: found no label that is known" in refused(arrays(folder, spread=none))
+    message = refused(arrays(folder, spread=none))
+    assert "a.png: found 0 labels that are known, expected at least 4" in message
+
+
+def test_spread_in_percent_needs_both_eye_corners(folder: Path):
+    labels, spread = np.stack([FACE] * 3), np.zeros((3, 4))
+    labels[1, 0], spread[1, 0] = 0.0, np.inf
+    source = dataclasses.replace(
+        arrays(folder, landmarks=labels, spread=spread),
+        spread_unit="percent_interocular",
+        eye_corners=(1, 0),
+    )
+    message = refused(source)
+    assert "b.png: found no eye corner 0, expected it: spread is in perc" in message
+    faces, report = read_training_faces([source], keep_going=True)
+    assert faces.names == ("a.png", "c.png") and len(report.problems) == 1
 
 
 def test_nothing_to_train_with(tmp_path: Path):
@@ -259,7 +274,12 @@ def test_label_files_that_are_none(folder: Path):
     with pytest.raises(ArgumentError, match="no array 'pts', only names, landmarks"):
         read_training_faces([dataclasses.replace(source, landmarks_key="pts")])
     percent = dataclasses.replace(source, spread_unit="percent_interocular")
-    with pytest.raises(ArgumentError, match="4 landmarks, expected the eye corners 36"):
+    with pytest.raises(ArgumentError, match="4 landmarks and no `eye_corners`, expect"):
+        read_training_faces([percent])
+    percent = dataclasses.replace(percent, eye_corners=(0, 4))
+    with pytest.raises(
+        ArgumentError, match="4 landmarks, expected the eye corners 0 a"
+    ):
         read_training_faces([percent])
     whole = (folder / "labels.npz").read_bytes()
     objects = folder / "objects.npz"

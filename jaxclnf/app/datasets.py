@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxclnf.app.errors import TableError
 from jaxclnf.app.media import IMAGE_SUFFIXES
+from jaxclnf.learn.faces import tight_box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +54,21 @@ def read_pts(path: str | os.PathLike[str]) -> np.ndarray:
     body, closing, _ = rest.partition("}")
     if not opening or not closing:
         raise TableError(f"{path}: found no points between braces")
-    try:
-        points = np.asarray([line.split() for line in body.strip().splitlines()], float)
-    except ValueError as error:
-        raise TableError(f"{path}: expected lines 'x y': {error}") from error
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise TableError(f"{path}: found points of shape {points.shape}, expected x y")
+    points = np.asarray(
+        [_point(path, line) for line in body.strip().splitlines()], float
+    ).reshape(-1, 2)
     announced = header.rpartition("n_points:")[2].split()
     if announced and announced[0] != str(len(points)):
         raise TableError(f"{path}: found {len(points)} points, not {announced[0]}")
     return points
+
+
+def _point(path: str | os.PathLike[str], line: str) -> tuple[float, float]:
+    try:
+        x, y = map(float, line.split())
+    except ValueError as error:
+        raise TableError(f"{path}: found {line!r}, expected a line 'x y'") from error
+    return x, y
 
 
 EYE_CORNERS = (36, 45)
@@ -91,23 +97,6 @@ def interocular_error(
     size = np.linalg.norm(truth[EYE_CORNERS[0]] - truth[EYE_CORNERS[1]])
     distance = np.linalg.norm(np.asarray(landmarks) - truth, axis=1)
     return float(distance[points].mean() / size)
-
-
-def tight_box(landmarks: np.ndarray) -> np.ndarray:
-    """The smallest box around some landmarks.
-
-    Args:
-        landmarks: Points `(n, 2)`.
-
-    Returns:
-        `(x, y, width, height)`.
-
-    Example:
-        >>> tight_box(np.asarray([[1.0, 2.0], [4.0, 8.0]])).tolist()
-        [1.0, 2.0, 3.0, 6.0]
-    """
-    low = landmarks.min(axis=0)
-    return np.concatenate([low, landmarks.max(axis=0) - low])
 
 
 def faces_with_pts(folder: str | os.PathLike[str]) -> list[AnnotatedFace]:

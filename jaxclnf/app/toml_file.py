@@ -7,7 +7,6 @@ a `Path` that has to be there has the metadata `exists`, `"file"` or `"folder"`.
 """
 
 import dataclasses
-import json
 import math
 import os
 import tomllib
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxclnf.app.errors import ArgumentError
+from jaxclnf.learn.require import shown
 
 _T = TypeVar("_T")
 _WORDS = {
@@ -26,8 +26,6 @@ _WORDS = {
     str: "text",
     Path: "a path, as text",
 }
-_LONGEST = 60
-"""Characters of a value that a message shows."""
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -140,7 +138,7 @@ class _Place:
         """The error of a value at this place."""
         section = f"[{self.section}] " if self.section else ""
         return ArgumentError(
-            f"{self.file}: {section}{self.key}: found {_shown(value)}, expected"
+            f"{self.file}: {section}{self.key}: found {shown(value)}, expected"
             f" {expected}"
         )
 
@@ -201,32 +199,6 @@ def _convert_path(value: str, place: _Place) -> Path:
     return path
 
 
-def require(options: object, key: str, is_fine: bool, expected: str) -> None:
-    """Refuses a field of a dataclass of options.
-
-    Args:
-        options: The dataclass.
-        key: Name of the field.
-        is_fine: Whether its value makes sense.
-        expected: What would.
-
-    Raises:
-        ValueError: It does not; the message names key, value and what is expected.
-
-    Example:
-        >>> @dataclasses.dataclass(frozen=True)
-        ... class Options:
-        ...     size: int = 0
-        >>> require(Options(), "size", False, "1 or more")
-        Traceback (most recent call last):
-        ...
-        ValueError: size: found 0, expected 1 or more
-    """
-    if not is_fine:
-        value = getattr(options, key)
-        raise ValueError(f"{key}: found {_shown(value)}, expected {expected}")
-
-
 def _not_none(args: tuple) -> list:
     others = [arg for arg in args if arg is not types.NoneType]
     if len(others) != 1:
@@ -243,7 +215,7 @@ def _word(hint: Any) -> str:
     if origin is typing.Annotated:
         return _word(args[0])
     if origin is typing.Literal:
-        return " or ".join(map(_shown, args))
+        return " or ".join(map(shown, args))
     if dataclasses.is_dataclass(hint):
         return "a table"
     if origin is tuple:
@@ -253,12 +225,3 @@ def _word(hint: Any) -> str:
     if hint not in _WORDS:
         raise TypeError(f"{hint} has no counterpart in a TOML file")
     return _WORDS[hint]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return "a table"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    if isinstance(value, Path) or len(text) <= _LONGEST:
-        return text
-    return text[: _LONGEST - 4] + " ..."

@@ -29,8 +29,13 @@ from jaxclnf.storage.npz import save_model
 if TYPE_CHECKING:
     from jaxclnf.learn.validator import LearntValidator
 
-_AFTER_CHECKPOINTS = {"out", "licence_files", "provenance", "validator"}
-"""Entries of a configuration that change nothing of what checkpoints hold."""
+_BLENDSHAPES = {
+    "neutral": ("n", 3),
+    "identity": ("i", "n", 3),
+    "expression": ("e", "n", 3),
+    "expression_names": ("e",),
+}
+"""Arrays of `ShapeOptions.blendshapes`, and their shapes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +78,8 @@ class TrainCommand:
         say(report.summary)
         make_folder(config.out)  # now, not after hours
         file = config.out / f"{config.name}.npz"
+        if file.is_dir():
+            raise MediaError(f"{file}: is a folder, expected a place for the model")
         try:
             model, figures = train_model(config, faces, say)
             save_model(model, file)
@@ -87,10 +94,11 @@ class TrainCommand:
             "model": file.name,
             "megabytes": round(file.stat().st_size / 1e6, 3),
             "data": _data_figures(config, report),
+            "left_out": list(report.problems),
             **figures,
             "seconds": round(time.monotonic() - started, 1),
         }
-        text = json.dumps(figures, indent=2) + "\n"
+        text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
         write_bytes(config.out / "summary.json", text.encode())
         say(f"model: {file}; summary: {config.out / 'summary.json'}")
         return 0
@@ -123,9 +131,15 @@ def train_model(
     from jaxclnf.learn.validator import learn_validator
 
     faces = floor_spread(faces, config.labels.min_spread_percent)
-    is_held_out = held_out(faces.names, config.labels.held_out)
-    blendshapes = _read_blendshapes(config.shape.blendshapes)
-    mark = fingerprint(_decisive(config), faces)
+    is_held_out = _held_out(faces, config.labels.held_out)
+    num_landmarks = faces.landmarks.shape[1]
+    try:
+        outline = config.labels.outline_of(num_landmarks)
+    except ValueError as error:
+        raise ValueError(f"[labels] {error}") from error
+    blendshapes = _read_blendshapes(config.shape.blendshapes, num_landmarks)
+    licence = "\n\n".join(_read_text(file) for file in config.licence_files)
+    mark = fingerprint(_decisive(config), faces, blendshapes)
     store = FolderStore(config.out / "checkpoints" / mark)
     say(f"{is_held_out.sum()} faces held out; checkpoints in {store.folder}")
     shape = chain.learn_shape(
@@ -133,7 +147,7 @@ def train_model(
         is_held_out,
         config.shape,
         blendshapes=blendshapes,
-        outline=config.labels.outline_landmarks,
+        outline=outline,
         outline_limit=float(np.radians(config.labels.mask_far_outline_deg)),
         seed=config.seed,
         say=say,
@@ -148,7 +162,7 @@ def train_model(
     )
     info = ModelInfo(
         name=config.name,
-        licence="\n\n".join(_read_text(file) for file in config.licence_files),
+        licence=licence,
         provenance=config.provenance,
     )
     variances = config.shape.variance_factor * shape.pdm.eigen_values
@@ -182,7 +196,10 @@ def train_model(
             for e in experts
         ],
         "validator": None if learnt is None else _validator_figures(learnt),
-        "accuracy": dataclasses.asdict(accuracy),
+        "accuracy": {
+            name: value if np.isfinite(value) else None
+            for name, value in dataclasses.asdict(accuracy).items()
+        },
         "seed": config.seed,
         "checkpoints": mark,
     }
@@ -218,13 +235,27 @@ def compact(model: CLNFModel) -> CLNFModel:
     return dataclasses.replace(model, experts=experts, validator=validator)
 
 
-def _decisive(config: TrainConfig) -> dict[str, Any]:
-    """What decides over checkpoints: with other options nothing goes on from them."""
-    names = {field.name for field in dataclasses.fields(config)} - _AFTER_CHECKPOINTS
-    return {name: getattr(config, name) for name in sorted(names)}
+def _decisive(config: TrainConfig) -> tuple:
+    """What decides over checkpoints, besides faces and blendshapes."""
+    labels = config.labels
+    shape = dataclasses.replace(config.shape, blendshapes=None, variance_factor=1.0)
+    masked = labels.outline, labels.mask_far_outline_deg
+    return config.seed, labels.held_out, masked, shape, config.experts
 
 
-def _read_blendshapes(path: Path | None) -> dict[str, np.ndarray] | None:
+def _held_out(faces: LabelledFaces, share: float) -> np.ndarray:
+    found = held_out(faces.names, share)
+    if found.all() or not found.any():
+        raise ValueError(
+            f"[labels] held_out: found {share:g}, which holds out {found.sum()} of the"
+            f" {len(found)} faces, expected some to learn from and some to check on"
+        )
+    return found
+
+
+def _read_blendshapes(
+    path: Path | None, num_landmarks: int
+) -> dict[str, np.ndarray] | None:
     if path is None:
         return None
     try:
@@ -232,11 +263,25 @@ def _read_blendshapes(path: Path | None) -> dict[str, np.ndarray] | None:
             found = {key: arrays[key] for key in arrays.files}
     except ARCHIVE_ERRORS as error:
         raise ArgumentError(f"{path}: cannot be read as .npz: {error}") from error
-    needed = {"neutral", "identity", "expression", "expression_names"}
-    if missing := sorted(needed - found.keys()):
+    if missing := sorted(_BLENDSHAPES.keys() - found.keys()):
         raise ArgumentError(
-            f"{path}: found no arrays {missing}, expected {sorted(needed)}"
+            f"{path}: found no arrays {missing}, expected {sorted(_BLENDSHAPES)}"
         )
+    sizes: dict[Any, int] = {3: 3, "n": num_landmarks}
+    for key, shape in _BLENDSHAPES.items():
+        array, is_text = found[key], key == "expression_names"
+        fits = array.ndim == len(shape) and all(
+            size == sizes.setdefault(axis, size)
+            for axis, size in zip(shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype.kind not in ("U" if is_text else "fiu"):
+            axes = ", ".join(str(sizes.get(axis, axis)) for axis in shape)
+            raise ArgumentError(
+                f"{path}: found '{key}' with {array.dtype} of shape {array.shape},"
+                f" expected {'text' if is_text else 'numbers'} of shape ({axes})"
+            )
+        if not is_text and not np.isfinite(array).all():
+            raise ArgumentError(f"{path}: found '{key}' with numbers not finite")
     return found
 
 

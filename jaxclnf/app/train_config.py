@@ -5,16 +5,23 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from jaxclnf.app.toml_file import fill_dataclass, read_toml, require
+from jaxclnf.app.toml_file import fill_dataclass, read_toml
 from jaxclnf.learn.options import ExpertOptions, ShapeOptions, ValidatorOptions
+from jaxclnf.learn.pdm.landmark_fit import FEWEST_LANDMARKS
+from jaxclnf.learn.require import require
+
+_OUTLINE_OF_68 = (0, 17)
+_LONGEST = 100
+"""Characters of a name of which a file's can be made on every system."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
     """A folder of photographs and their labels.
 
-    Labels are pixels of the upright picture, `(x, y)`, pixel centres at integers. They
-    are in `.pts` files beside the photographs, one face each, or in one `.npz` file.
+    Labels are pixels of the upright picture, `(x, y)`, the first pixel's centre at
+    `(0, 0)`. They are in `.pts` files beside the photographs, one face each, or in one
+    `.npz` file.
     """
 
     images: Path = dataclasses.field(metadata={"exists": "folder"})
@@ -30,8 +37,8 @@ class DataSource:
     where a label is unknown, which may then be NaN. If absent, all count as exact."""
     spread_unit: Literal["px", "percent_interocular"] = "px"
     """Unit of the spread: pixels, or percent of the distance of two eye corners."""
-    eye_corners: tuple[int, int] = (36, 45)
-    """Landmarks whose distance is the interocular one."""
+    eye_corners: tuple[int, int] | None = None
+    """Landmarks whose distance is the interocular one; if absent, 36 and 45 of 68."""
     use_key: str | None = None
     """Array of the .npz file: whether to use each face, `(f,)`. If absent, all."""
     prefix: str = ""
@@ -40,14 +47,15 @@ class DataSource:
     def __post_init__(self) -> None:
         """Refuses what makes no sense."""
         if self.labels is None:
-            for key in ("spread_key", "use_key"):
-                absent = getattr(self, key) is None
+            fields = {field.name: field.default for field in dataclasses.fields(self)}
+            for key in ("names_key", "landmarks_key", "spread_key", "use_key"):
+                absent = getattr(self, key) == fields[key]
                 require(self, key, absent, "none where labels are in .pts files")
         else:
             is_npz = self.labels.suffix.lower() == ".npz"
             require(self, "labels", is_npz, "an .npz file")
-        one, other = self.eye_corners
-        two = min(one, other) >= 0 and one != other
+        pair = self.eye_corners
+        two = pair is None or (min(pair) >= 0 and pair[0] != pair[1])
         require(self, "eye_corners", two, "two different landmarks")
 
 
@@ -61,9 +69,10 @@ class LabelOptions:
     """Landmarks of every face; if absent, as many as most faces have."""
     max_face_px: float = 240.0
     """Larger side of a face's box above which its picture is shrunk, pixels."""
-    outline: tuple[int, ...] = (0, 17)
+    outline: tuple[int, ...] | None = None
     """First landmark of the face's outline and the one after its last, from the image's
-    left to its right; empty: there is none."""
+    left to its right; empty: there is none. If absent, 0 and 17 of 68 landmarks, none
+    of another number."""
     mask_far_outline_deg: float = 20.0
     """Yaw beyond which labels of the far half of the outline are not used, degrees."""
     min_spread_percent: float = 0.5
@@ -72,9 +81,10 @@ class LabelOptions:
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense."""
-        require(self, "held_out", 0 <= self.held_out < 1, "0 or more and below 1")
-        few = self.num_landmarks is not None and self.num_landmarks < 2
-        require(self, "num_landmarks", not few, "2 or more")
+        require(self, "held_out", 0 < self.held_out < 1, "above 0 and below 1")
+        count = self.num_landmarks
+        enough = count is None or count >= FEWEST_LANDMARKS
+        require(self, "num_landmarks", enough, f"{FEWEST_LANDMARKS} or more")
         require(self, "max_face_px", self.max_face_px >= 32, "32 or more")
         pair = self.outline
         fine = not pair or (len(pair) == 2 and 0 <= pair[0] < pair[1])
@@ -82,12 +92,23 @@ class LabelOptions:
         angle = self.mask_far_outline_deg
         require(self, "mask_far_outline_deg", 0 <= angle <= 180, "0 to 180")
         spread = self.min_spread_percent
-        require(self, "min_spread_percent", 0 <= spread <= 100, "0 to 100")
+        require(self, "min_spread_percent", 0 < spread <= 100, "above 0, to 100")
 
-    @property
-    def outline_landmarks(self) -> range:
-        """The landmarks of the outline; none if there is none."""
-        return range(*self.outline) if self.outline else range(0)
+    def outline_of(self, num_landmarks: int) -> range:
+        """The landmarks of the outline; none if there is none.
+
+        Raises:
+            ValueError: Faces do not have so many landmarks.
+        """
+        pair = self.outline
+        if pair is None:
+            pair = _OUTLINE_OF_68 if num_landmarks == 68 else ()
+        outline = range(*pair) if pair else range(0)
+        inside = outline.stop <= num_landmarks
+        require(
+            self, "outline", inside, f"0 to {num_landmarks}, as there are landmarks"
+        )
+        return outline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +150,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense."""
-        plain = self.name.strip() == self.name != "" and not set(self.name) & set("/\\")
+        plain = self.name.strip() == self.name != "" and self.name.isprintable()
+        plain = plain and not set(self.name) & set("/\\") and len(self.name) <= _LONGEST
         require(self, "name", plain, "a name that a file can have")
         require(self, "seed", 0 <= self.seed < 2**32, "0 to 4294967295")
         require(self, "data", len(self.data) > 0, "one [[data]] or more")
+        fine = not self.shape.symmetric or min(self.experts.views_deg) >= 0
+        expected = "0 or more where faces are symmetric: the others are mirrored"
+        require(self, "experts.views_deg", fine, expected)
 
 
 def read_train_config(path: str | os.PathLike[str]) -> TrainConfig:

@@ -10,11 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxclnf.app.datasets import read_pts, tight_box
+from jaxclnf.app.datasets import EYE_CORNERS, read_pts
 from jaxclnf.app.errors import ArgumentError, DataError, MediaError, TableError
 from jaxclnf.app.media import IMAGE_SUFFIXES, read_image
 from jaxclnf.app.train_config import DataSource
-from jaxclnf.learn.faces import LabelledFaces
+from jaxclnf.learn.faces import LabelledFaces, tight_box
+from jaxclnf.learn.pdm.landmark_fit import FEWEST_LANDMARKS
 
 MARGIN = 0.5
 """What is kept around a face, as a fraction of the larger side of its box."""
@@ -105,11 +106,11 @@ def read_training_faces(
         >>> from jaxclnf.app.media import write_png
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_png(f"{folder}/a.png", np.zeros((60, 50, 3), np.uint8))
-        ...     text = "n_points: 2\\n{\\n20 30\\n34 30\\n}"
+        ...     text = "n_points: 4\\n{\\n20 30\\n34 30\\n34 37\\n20 37\\n}"
         ...     _ = Path(folder, "a.pts").write_text(text)
         ...     faces, report = read_training_faces([DataSource(Path(folder))])
         >>> faces.names, faces.images[0].shape, faces.landmarks[0].tolist()
-        (('a.png',), (15, 29), [[7.0, 7.0], [21.0, 7.0]])
+        (('a.png',), (22, 29), [[7.0, 7.0], [21.0, 7.0], [21.0, 14.0], [7.0, 14.0]])
     """
     entries: list[_Entry] = []
     problems: list[str] = []
@@ -131,7 +132,8 @@ def read_training_faces(
             if entry.name in names:
                 raise DataError(
                     f"{entry.image}: found a second face named '{entry.name}' (the"
-                    f" first: {names[entry.name]}), expected different names"
+                    f" first: {names[entry.name]}), expected different names: a"
+                    " `prefix` tells those of several folders apart"
                 )
             image, cut = _cut_out(entry, max_face_px)
         except (DataError, MediaError) as error:
@@ -177,8 +179,7 @@ def _entries_of(source: DataSource, index: int) -> tuple[list[_Entry], list[str]
         entries, known, problems = _beside_images(source, index)
         unwanted = 0
     else:
-        entries, known, unwanted = _of_arrays(source, source.labels, index)
-        problems = []
+        entries, known, problems, unwanted = _of_arrays(source, source.labels, index)
     folders = {source.images, *(image.parent for image in known)}
     bare = [
         image
@@ -229,26 +230,34 @@ def _beside_images(
 
 def _of_arrays(
     source: DataSource, path: Path, index: int
-) -> tuple[list[_Entry], set[Path], int]:
-    """Faces to use, photographs of all faces, and the number of faces not to use."""
+) -> tuple[list[_Entry], set[Path], list[str], int]:
+    """Faces to use, photographs of all faces, problems, and how many not to use."""
     arrays = _read_arrays(source, path)
     names = [str(name) for name in arrays[source.names_key]]
     landmarks = arrays[source.landmarks_key].astype(np.float64)
     spread = np.zeros(landmarks.shape[:2])
     if source.spread_key is not None:
         spread = arrays[source.spread_key].astype(np.float64)
-    if source.spread_unit == "percent_interocular":
-        if not all(0 <= corner < landmarks.shape[1] for corner in source.eye_corners):
-            raise ArgumentError(
-                f"{path}: found {landmarks.shape[1]} landmarks, expected the eye"
-                f" corners {source.eye_corners[0]} and {source.eye_corners[1]} in them"
-            )
-        one, other = (landmarks[:, corner] for corner in source.eye_corners)
-        unit = np.linalg.norm(one - other, axis=1)[:, None] / 100
-        spread = np.where(np.isposinf(spread), spread, spread * unit)
     wanted = np.ones(len(names), bool)
     if source.use_key is not None:
         wanted = arrays[source.use_key]
+    chosen, problems = np.flatnonzero(wanted), []
+    if source.spread_unit == "percent_interocular":
+        corners = list(_eye_corners(source, path, landmarks.shape[1]))
+        known = spread != np.inf
+        unknown = ~known[:, corners]
+        bad = np.any(unknown, axis=1) & np.any(known, axis=1)
+        problems = [
+            f"{source.images / names[i]}: found no eye corner"
+            f" {corners[int(np.argmax(unknown[i]))]}, expected it: spread is in percent"
+            f" of the distance of {corners[0]} and {corners[1]}"
+            for i in chosen
+            if bad[i]
+        ]
+        chosen = [i for i in chosen if not bad[i]]
+        one, other = (landmarks[:, corner] for corner in corners)
+        unit = np.linalg.norm(one - other, axis=1)[:, None] / 100
+        spread = np.where(np.isposinf(spread), spread, spread * unit)
     entries = [
         _Entry(
             source.prefix + names[i],
@@ -257,10 +266,28 @@ def _of_arrays(
             spread[i],
             index,
         )
-        for i in np.flatnonzero(wanted)
+        for i in chosen
     ]
     known = {source.images / name for name in names}
-    return entries, known, int(np.sum(~wanted))
+    return entries, known, problems, int(np.sum(~wanted))
+
+
+def _eye_corners(source: DataSource, path: Path, count: int) -> tuple[int, int]:
+    """The two landmarks whose distance is the unit of spread."""
+    corners = source.eye_corners
+    if corners is None:
+        if count != 68:
+            raise ArgumentError(
+                f"{path}: found {count} landmarks and no `eye_corners`, expected them:"
+                " spread is in percent of their distance"
+            )
+        corners = EYE_CORNERS
+    if max(corners) >= count:
+        raise ArgumentError(
+            f"{path}: found {count} landmarks, expected the eye corners"
+            f" {corners[0]} and {corners[1]} in them"
+        )
+    return corners
 
 
 def _read_arrays(source: DataSource, path: Path) -> dict[str, np.ndarray]:
@@ -272,20 +299,17 @@ def _read_arrays(source: DataSource, path: Path) -> dict[str, np.ndarray]:
         kinds[source.use_key] = ("b", 1)
     if not path.is_file():
         raise ArgumentError(f"{path}: found no such file of labels")
-    arrays = {}
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            for key in kinds:
-                if key not in stored:
-                    raise ArgumentError(
-                        f"{path}: found no array '{key}', only"
-                        f" {', '.join(stored) or 'none'}"
-                    )
-                arrays[key] = stored[key]
-    except ArgumentError:
-        raise
+            arrays = {key: stored[key] for key in kinds if key in stored}
+            present = list(stored)
     except ARCHIVE_ERRORS as error:
         raise TableError(f"{path}: cannot be read as .npz labels: {error}") from error
+    for key in kinds:
+        if key not in arrays:
+            raise ArgumentError(
+                f"{path}: found no array '{key}', only {', '.join(present) or 'none'}"
+            )
     shape = arrays[source.landmarks_key].shape
     for key, (kind, ndim) in kinds.items():
         array = arrays[key]
@@ -325,8 +349,11 @@ def _check_labels(entry: _Entry, expected: int) -> None:
             f"{where} spread {entry.spread[index]} at landmark {index}, expected 0 or"
             " more"
         )
-    if not np.any(known):
-        raise DataError(f"{where} no label that is known")
+    if known.sum() < FEWEST_LANDMARKS:
+        raise DataError(
+            f"{where} {known.sum()} labels that are known, expected at least"
+            f" {FEWEST_LANDMARKS}"
+        )
     size = tight_box(entry.landmarks[known])[2:]
     if not np.any(size):
         raise DataError(f"{where} all labels at one place, expected a face")

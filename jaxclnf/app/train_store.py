@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,15 @@ class FolderStore:
         return self.folder / f"{name}.npz"
 
 
-def fingerprint(options: Any, faces: LabelledFaces) -> str:
+def fingerprint(
+    options: Any, faces: LabelledFaces, arrays: Mapping[str, np.ndarray] | None = None
+) -> str:
     """Tells runs apart that must not go on from each other's checkpoints.
 
     Args:
-        options: All that decides what is learnt, with a full `repr`.
+        options: All options that decide what is learnt, with a full `repr`.
         faces: The faces, names, labels and pictures.
+        arrays: What else is learnt from.
 
     Returns:
         Twelve hexadecimal digits.
@@ -87,6 +91,10 @@ def fingerprint(options: Any, faces: LabelledFaces) -> str:
     """
     digest = hashlib.sha256(repr(options).encode())
     digest.update(repr(faces.names).encode())
-    for array in (faces.landmarks, faces.spread, *faces.images):
+    others = sorted((arrays or {}).items())
+    kinds = [(key, array.dtype.str, array.shape) for key, array in others]
+    digest.update(repr(kinds).encode())
+    others = [array for _, array in others]
+    for array in (faces.landmarks, faces.spread, *faces.images, *others):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:12]

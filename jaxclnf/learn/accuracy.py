@@ -34,6 +34,8 @@ class Accuracy:
 
     def __str__(self) -> str:
         """One line for people."""
+        if not self.num_faces:
+            return "none is near-frontal, so none was fitted"
         return (
             f"{self.num_faces} near-frontal, distance to labels {self.median:.2f} %"
             f" median, {self.mean:.2f} % mean, a tenth above {self.worst_tenth:.2f} %"

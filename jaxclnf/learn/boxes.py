@@ -7,7 +7,7 @@ from jaxtyping import Float, Float64
 
 from jaxclnf.detect.haar import face_squares
 from jaxclnf.fitting.model import BoxCalibration
-from jaxclnf.learn.faces import LabelledFaces
+from jaxclnf.learn.faces import LabelledFaces, tight_box
 
 FARTHEST_CENTRE = 0.4
 """A square whose centre is farther from that of a face's landmarks, in width or height
@@ -65,7 +65,7 @@ def calibrate_boxes(
     if matched.sum() < MIN_MATCHED:
         raise ValueError(
             f"found {matched.sum()} of {len(matched)} faces with a square of the face"
-            f" detector, expected at least {MIN_MATCHED}"
+            f" detector, expected at least {MIN_MATCHED}, or no calibration"
         )
     raw, boxes = raw[matched], boxes[matched]
     side = raw[:, 2:]
@@ -133,7 +133,9 @@ def squares_of_faces(
         >>> squares_of_faces(one)
         (array([[nan, nan, nan, nan]]), array([[ 5.,  5., 55., 65.]]))
     """
-    boxes = np.stack([_tight_box(faces, i) for i in range(len(faces))])
+    known = np.isfinite(faces.spread)
+    pairs = zip(faces.landmarks, known, strict=True)
+    boxes = np.stack([tight_box(labels[usable]) for labels, usable in pairs])
     squares = np.full_like(boxes, np.nan)
     for i, (image, box) in enumerate(zip(faces.images, boxes, strict=True)):
         found = face_squares(image, min_size=min_size)
@@ -175,9 +177,3 @@ def box_off(
 
 def _centres(boxes: np.ndarray) -> np.ndarray:
     return boxes[..., :2] + boxes[..., 2:] / 2
-
-
-def _tight_box(faces: LabelledFaces, index: int) -> np.ndarray:
-    points = faces.landmarks[index, np.isfinite(faces.spread[index])]
-    low = points.min(axis=0)
-    return np.concatenate([low, points.max(axis=0) - low])

@@ -10,12 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxclnf.experts.types import CCNFExperts
-from jaxclnf.learn.ccnf.experts import (
-    ViewFields,
-    assemble_experts,
-    mirrored_view,
-    reflected,
-)
+from jaxclnf.learn.ccnf.experts import ViewFields, assemble_experts, mirrored_view
 from jaxclnf.learn.ccnf.samples import FaceBank, make_bank
 from jaxclnf.learn.ccnf.training import (
     FieldTask,
@@ -43,7 +38,8 @@ Say = Callable[[str], None]
 """Shows a line of progress."""
 
 _LEAST_LABELS = 50
-"""A view that has fewer usable labels of a landmark does not learn it."""
+"""A view does not learn a landmark that fewer faces label, unless that is half of its
+faces or more."""
 _RADIUS = 60.0
 """Size of a shape that is found from landmarks alone: their root-mean-square distance
 from the centre, millimetres."""
@@ -126,7 +122,7 @@ def learn_shape(
     else:
         points, _ = centred(faces.landmarks, faces.spread)
         mean = rigid_shape(points, faces.spread, _RADIUS)
-        mirror = mirror_index(mean) if options.symmetric else None
+        mirror = _mirror_of(mean, "landmarks alone") if options.symmetric else None
 
     def learn(faces: LabelledFaces) -> tuple[PDM, np.ndarray]:
         taught = faces.pick(~is_held_out)
@@ -167,9 +163,20 @@ def _start_shape(
     weights = sample_expressions(names, options.num_samples, seed=seed)
     drawn = sample_shapes(neutral, identity, expression, weights, seed=seed)
     shapes = camera_frame(drawn)
-    mirror = mirror_index(shapes.mean(axis=0)) if options.symmetric else None
+    mean = shapes.mean(axis=0)
+    mirror = _mirror_of(mean, "blendshapes") if options.symmetric else None
     pdm = pdm_from_shapes(shapes, num_modes=options.num_start_modes, mirror=mirror)
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), pdm), mirror
+
+
+def _mirror_of(mean: Float[np.ndarray, "n 3"], source: str) -> Int[np.ndarray, " n"]:
+    try:
+        return mirror_index(mean)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. The shape is from {source}; expected more faces, turned ones"
+            " among them, other blendshapes, or symmetric = false"
+        ) from error
 
 
 def yaw_of(params: PDMParams) -> Float[np.ndarray, " f"]:
@@ -297,6 +304,8 @@ def _learn_view(
     state = learn_fields(key, task, field, state=state, on_epoch=on_epoch)
     confidence = confidences(key, task, field, state.best)
     visible = np.isfinite(np.asarray(state.best_loss)) & _is_taught(task)
+    if not visible.all():
+        say(f"too few labels to learn landmarks {chosen[~visible].tolist()}")
     return _whole_face(chosen, shape.mirror, view_deg, state, confidence, visible)
 
 
@@ -346,13 +355,19 @@ def _task(
 
 
 def _is_taught(task: FieldTask) -> Bool[np.ndarray, " k"]:
-    faces, first = np.unique(np.asarray(task.faces), return_index=True)
-    flipped = np.asarray(task.flipped)[first]
+    """Which landmarks enough faces label, themselves or mirrored."""
+    faces, flipped = np.asarray(task.faces), np.asarray(task.flipped)
     chosen = np.asarray(task.landmarks)
-    partner = np.asarray(task.mirror)[chosen]
-    index = np.where(flipped[:, None], partner[None], chosen[None])
-    usable = np.isfinite(np.asarray(task.bank.spread)[faces[:, None], index])
-    return usable.sum(axis=0) >= min(_LEAST_LABELS, len(faces))
+    known = np.isfinite(np.asarray(task.bank.spread))
+    usable = np.zeros((len(known), len(chosen)), bool)
+    for landmarks, which in (
+        (chosen, ~flipped),
+        (np.asarray(task.mirror)[chosen], flipped),
+    ):
+        seen = np.unique(faces[which])
+        usable[seen] |= known[np.ix_(seen, landmarks)]
+    num_faces = len(np.unique(faces))
+    return usable.sum(axis=0) >= min(_LEAST_LABELS, (num_faces + 1) // 2)
 
 
 def _whole_face(
@@ -371,11 +386,9 @@ def _whole_face(
     row[chosen] = np.arange(len(chosen))
     is_own = row >= 0
     source = np.where(is_own, row, row[mirror])
-    other = reflected(state.best, source)
-
-    def join(own: jax.Array, other: jax.Array) -> jax.Array:
-        mask = is_own.reshape(is_own.shape + (1,) * (own.ndim - 1))
-        return jnp.where(mask, own[source], other)
-
-    fields = jax.tree.map(join, state.best, other)
+    fields = jax.tree.map(lambda x: x[source], state.best)
+    filters = jnp.where(
+        is_own[:, None, None, None], fields.filters, fields.filters[..., ::-1]
+    )
+    fields = dataclasses.replace(fields, filters=filters)
     return ViewFields(center, fields, confidence[source], visible[source])

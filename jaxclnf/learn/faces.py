@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,3 +64,20 @@ def held_out(names: Sequence[str], share: float = 0.1) -> Bool[np.ndarray, " f"]
     digests = [hashlib.sha256(name.encode()).digest() for name in names]
     fractions = [int.from_bytes(digest[:8], "big") / 2**64 for digest in digests]
     return np.asarray(fractions) < share
+
+
+def tight_box(landmarks: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " 4"]:
+    """The smallest box around some landmarks.
+
+    Args:
+        landmarks: Points `(n, 2)`.
+
+    Returns:
+        `(x, y, width, height)`.
+
+    Example:
+        >>> tight_box(np.asarray([[1.0, 2.0], [4.0, 8.0]])).tolist()
+        [1.0, 2.0, 3.0, 6.0]
+    """
+    low = landmarks.min(axis=0)
+    return np.concatenate([low, landmarks.max(axis=0) - low])

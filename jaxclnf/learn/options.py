@@ -1,9 +1,11 @@
 """What a user can choose about a model that is to be learnt."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 from jaxclnf.learn.ccnf.tasks import FieldOptions
+from jaxclnf.learn.require import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +38,11 @@ class ShapeOptions:
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense."""
-        _require("num_modes", self.num_modes, self.num_modes >= 1, "1 or more")
-        for key in ("num_samples", "num_start_modes", "num_rounds"):
-            value = getattr(self, key)
-            _require(key, value, value >= 1, "1 or more")
-        faces = self.start_faces
-        _require("start_faces", faces, faces >= 0, "0 or more")
+        for key in ("num_modes", "num_samples", "num_start_modes", "num_rounds"):
+            require(self, key, getattr(self, key) >= 1, "1 or more")
+        require(self, "start_faces", self.start_faces >= 0, "0 or more")
         factor = self.variance_factor
-        _require("variance_factor", factor, factor > 0, "a positive number")
+        require(self, "variance_factor", factor > 0, "a positive number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,32 +69,35 @@ class ExpertOptions:
 
     def __post_init__(self) -> None:
         """Refuses what makes no sense."""
-        scales = self.scales
-        rising = len(scales) > 0 and scales[0] > 0 and list(scales) == sorted(scales)
-        _require("scales", scales, rising, "positive numbers, the smallest first")
-        views = self.views_deg
+        scales, views = self.scales, self.views_deg
+        rising = len(scales) > 0 and scales[0] > 0 and _differ(scales)
+        rising = rising and list(scales) == sorted(scales)
+        require(self, "scales", rising, "positive numbers, each above the last")
         fine = len(views) > 0 and all(abs(view) <= 90 for view in views)
-        _require("views_deg", views, fine, "angles from -90 to 90")
+        fine = fine and _differ(views)
+        require(self, "views_deg", fine, "different angles from -90 to 90")
         reach = self.view_reach_deg
-        _require("view_reach_deg", reach, reach > 0, "a positive angle")
+        require(self, "view_reach_deg", reach > 0, "a positive angle")
         variation = self.variation
         positive = len(variation) > 0 and min(variation) >= 0
-        _require("variation", variation, positive, "one or more numbers from 0 on")
+        require(self, "variation", positive, "one or more numbers from 0 on")
         odd = all(window > 0 and window % 2 for window in self.neighbour_windows)
-        _require("neighbour_windows", self.neighbour_windows, odd, "odd numbers")
+        require(self, "neighbour_windows", odd, "odd numbers")
         # A pytree is made without checks, so its numbers are checked here.
+        field = self.field
         for key in ("window_size", "support"):
-            value = getattr(self.field, key)
-            _require(f"field.{key}", value, value >= 3 and value % 2, "3 or more, odd")
+            value = getattr(field, key)
+            require(self, f"field.{key}", value >= 3 and value % 2, "3 or more, odd")
         for key in ("num_neurons", "batch_size", "num_epochs", "patience"):
-            value = getattr(self.field, key)
-            _require(f"field.{key}", value, value >= 1, "1 or more")
+            require(self, f"field.{key}", getattr(field, key) >= 1, "1 or more")
         for key in ("target_sigma", "learning_rate"):
-            value = getattr(self.field, key)
-            _require(f"field.{key}", value, value > 0, "a positive number")
+            require(self, f"field.{key}", getattr(field, key) > 0, "a positive number")
         for key in ("decay", "coupling_decay"):
-            value = getattr(self.field, key)
-            _require(f"field.{key}", value, value >= 0, "0 or more")
+            require(self, f"field.{key}", getattr(field, key) >= 0, "0 or more")
+        for key, value in dataclasses.asdict(field.augmentation).items():
+            most = 0.5 if key == "blur" else math.inf
+            expected = "0 to 0.5" if key == "blur" else "0 or more"
+            require(self, f"field.augmentation.{key}", 0 <= value <= most, expected)
 
     def field_at(self, scale_index: int) -> FieldOptions:
         """Options of the fields of one scale.
@@ -153,20 +155,15 @@ class ValidatorOptions:
     def __post_init__(self) -> None:
         """Refuses what makes no sense."""
         near, far = self.in_place_percent, self.lost_percent
-        _require("in_place_percent", near, near > 0, "a positive number")
-        _require("lost_percent", far, far >= near, "in_place_percent or more")
+        require(self, "in_place_percent", near > 0, "a positive number")
+        require(self, "lost_percent", far >= near, "in_place_percent or more")
         for key in ("max_blur_percent", "max_noise", "num_hidden"):
-            value = getattr(self, key)
-            _require(key, value, value >= 0, "0 or more")
+            require(self, key, getattr(self, key) >= 0, "0 or more")
         for key in ("max_shadow_percent", "max_hidden_percent"):
-            value = getattr(self, key)
-            _require(key, value, 0 <= value <= 100, "0 to 100")
-        _require(
-            "picture_size", self.picture_size, 8 <= self.picture_size <= 128, "8 to 128"
-        )
-        _require("num_epochs", self.num_epochs, self.num_epochs >= 1, "1 or more")
+            require(self, key, 0 <= getattr(self, key) <= 100, "0 to 100")
+        require(self, "picture_size", 8 <= self.picture_size <= 128, "8 to 128")
+        require(self, "num_epochs", self.num_epochs >= 1, "1 or more")
 
 
-def _require(key: str, value: object, is_fine: object, expected: str) -> None:
-    if not is_fine:
-        raise ValueError(f"{key}: found {value}, expected {expected}")
+def _differ(values: tuple[float, ...]) -> bool:
+    return len(set(values)) == len(values)
