@@ -60,7 +60,9 @@ _by_platform.multiple_results = True
 
 @_by_platform.def_impl
 def _run(*leaves: Any, **ways: Any) -> list:
-    return jax.jit(lambda *leaves: _by_platform.bind(*leaves, **ways))(*leaves)
+    # Without `jax.jit`, where it is disabled, this would call itself for ever.
+    with jax.disable_jit(False):
+        return jax.jit(lambda *leaves: _by_platform.bind(*leaves, **ways))(*leaves)
 
 
 @_by_platform.def_abstract_eval

@@ -1,5 +1,9 @@
 """Two ways of doing a thing, of which the one that is not lowered is not traced."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -92,3 +96,37 @@ def test_ways_have_results_of_the_same_shapes():
     message = r"found results float64\[\] of `default`; .* `cpu`, float64\[3, 2\]"
     with pytest.raises(ValueError, match=message):
         traced.lower(lowering_platforms=("cuda",))
+
+
+def test_it_works_where_jit_is_disabled():
+    double = lambda x: by_platform(x, cpu=lambda x: 2 * x, default=lambda x: x + x)
+    with jax.disable_jit():
+        assert double(jnp.ones(2)).tolist() == [2.0, 2.0]
+        assert jax.vmap(double)(jnp.ones((3, 2))).shape == (3, 2)
+
+
+WITHOUT_JIT = """
+import jax
+import numpy as np
+from jaxclnf import FitOptions, fit
+from tests.synthetic import example
+
+names, options = example(np.float32), FitOptions(window_sizes=(7,), starts=1)
+args = names["model"], names["image"], names["box"]
+with jax.disable_jit():
+    found = fit(*args, options=options)
+apart = np.abs(found.landmarks - fit(*args, options=options).landmarks).max()
+assert apart < 1e-3, apart
+"""
+
+
+@pytest.mark.slow
+def test_a_fit_without_jit_is_the_same():
+    """In a process of its own: the tests' type checks take NumPy's arrays for wrong."""
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_JIT],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr

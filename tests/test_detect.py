@@ -153,9 +153,20 @@ def test_what_is_no_picture_is_refused(check):
         inspect.unwrap(check)(**arguments)
 
 
-def test_min_size_must_be_positive():
-    with pytest.raises(ValueError, match="min_size"):
-        detect_faces(np.zeros((60, 60), np.uint8), min_size=0)
+@pytest.mark.parametrize("size", [0, -5, 50.5, np.nan])
+def test_min_size_must_be_positive_and_whole(size):
+    squares = inspect.unwrap(haar.face_squares)
+    with pytest.raises(ValueError, match="min_size must be a positive whole number"):
+        squares(np.zeros((60, 60), np.uint8), min_size=size)
+
+
+def test_no_face_is_larger_than_the_picture():
+    assert not len(detect_faces(np.zeros((60, 60), np.uint8), min_size=2**40))
+
+
+def test_what_is_no_calibration_is_refused(example):
+    with pytest.raises(TypeError, match="calibration is a CLNFModel; expected a Box"):
+        inspect.unwrap(haar.boxes_from_haar)(np.ones((1, 4)), example["model"])
 
 
 def test_missing_cascade_is_named(monkeypatch):

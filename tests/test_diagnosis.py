@@ -1,6 +1,7 @@
 """Each class of findings, provoked; and good phases, of which nothing is said."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +191,11 @@ def test_batches_are_refused(sound):
     batch = jax.tree.map(lambda x: x[None], sound)
     with pytest.raises(ValueError, match="expected one axis"):
         diagnose(batch)
+
+
+def test_what_is_no_trace_is_refused():
+    with pytest.raises(TypeError, match="trace is a int; expected a PhaseTrace or"):
+        inspect.unwrap(diagnose)(3)
 
 
 # Ends without a result.

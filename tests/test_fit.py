@@ -228,19 +228,6 @@ def test_images_that_are_no_arrays(names, image):
         fit_module._fit(names["model"], image, names["box"], None, OPTIONS, False)
 
 
-def test_boxes_that_are_sequences(names):
-    for boxes in ([1, 2, 30, 40], (1.0, 2, 30, 40), [np.ones(4), [1, 2, 3, 4]]):
-        array = fit_module._as_array(boxes)
-        assert array.shape == np.shape(boxes) and array.dtype == np.float64
-        traced = jax.jit(lambda *x: fit_module._as_array([*x]))(*array)
-        assert np.array_equal(traced, array)
-    for boxes in ([1, 2, [3], 4], "abcd", {}):
-        with pytest.raises(ValueError, match=r"boxes are .*; expected \(x, y, width"):
-            fit_module._as_array(boxes)
-    with pytest.raises(ValueError, match="boxes have shape"):
-        fit(names["model"], names["image"], [1, 2, 3])
-
-
 @pytest.mark.parametrize("max_steps", [None, 9])
 def test_a_solver_that_there_is_not(names, max_steps):
     options = FitOptions(solver="Newton", max_steps=max_steps)  # type: ignore

@@ -1,12 +1,14 @@
 """Our own model file, and finding and opening any kind of model."""
 
 import dataclasses
+import inspect
 import io
 import json
 import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -184,6 +186,24 @@ def test_saving_under_another_suffix(tmp_path: Path):
         save_model(tiny_model(), tmp_path / "model.txt")
 
 
+@pytest.mark.parametrize("what", [None, "a text"])
+def test_what_is_no_model_replaces_no_file(file: Path, what: Any):
+    before, save = file.read_bytes(), inspect.unwrap(save_model)
+    with pytest.raises(TypeError, match="model is a .*; expected a CLNFModel"):
+        save(what, file)
+    with pytest.raises(TypeError, match="model is a PDM; expected a CLNFModel"):
+        save(read_model(file).pdm, file)
+    assert file.read_bytes() == before
+
+
+def test_saving_in_place_of_a_folder(file: Path, tmp_path: Path):
+    folder = tmp_path / "a.npz"
+    folder.mkdir()
+    with pytest.raises(ModelFileError, match="a.npz: found a folder, expected a pl"):
+        save_model(read_model(file), folder)
+    assert {*tmp_path.iterdir()} == {folder, file}
+
+
 def test_saving_to_a_missing_folder(tmp_path: Path):
     folder = tmp_path / "absent"
     with pytest.raises(FileNotFoundError) as caught:
@@ -312,11 +332,15 @@ def test_unknown_fields_and_types(file: Path):
     def no_array(header: dict, arrays: dict[str, np.ndarray]) -> None:
         header["model"]["fields"]["pdm"]["fields"]["mean_shape"] = {"array": "array_9"}
 
+    def odd_names(header: dict, arrays: dict[str, np.ndarray]) -> None:
+        header["arrays"] = [[1]]
+
     assert "colour" in refused(read_model, rewritten(file, new_field))
     assert "CLNFModel" in refused(read_model, rewritten(file, lost_field))
     assert "pdm4d" in refused(read_model, rewritten(file, new_type))
     assert "PDM" in refused(read_model, rewritten(file, no_model))
     assert "array_9" in refused(read_model, rewritten(file, no_array))
+    assert "[1]" in refused(read_model, rewritten(file, odd_names))
 
 
 def test_fields_with_defaults_may_be_missing(file: Path):

@@ -41,6 +41,32 @@ def test_a_converged_fit_is_certified(fitted):
     assert "certified: 4 phases" in str(found)
 
 
+@pytest.mark.parametrize("windows", [(0, 7), (7, 7)])
+def test_several_passes_are_judged_on_the_maps_of_the_last(fitted, windows):
+    model, image, once = fitted
+    options = dataclasses.replace(OPTIONS, window_sizes=windows, max_passes=9)
+    result = fit(model, image, params=once.start_params, options=options)
+    assert int(result.num_passes) > 1 and result.certified
+    found = verify(model, image, result, options)
+    assert found.certified, found
+    before = dataclasses.replace(result, pass_params=result.start_params)
+    assert not verify(model, image, before, options).certified
+
+
+def test_a_single_pass_begins_where_the_scale_before_ended(fitted):
+    _, _, result = fitted
+    for name in ("scale", "rotation", "translation", "params_local"):
+        end = getattr(result.phase_params, name)[0, 1]
+        np.testing.assert_allclose(getattr(result.pass_params, name), end, rtol=1e-6)
+
+
+def test_a_fit_that_did_not_run_is_not_certified(fitted):
+    model, image, _ = fitted
+    nothing = fit(model, image, np.full(4, np.nan), options=OPTIONS)
+    found = verify(model, image, nothing, OPTIONS)
+    assert str(found) == "not certified: no phase was run" and not found.certified
+
+
 def test_an_end_that_was_moved_is_not(fitted):
     model, image, result = fitted
     ends = result.phase_params

@@ -89,6 +89,7 @@ def check_model(pdm: PDM, *, num_draws: int = 24, seed: int = 0) -> list[CheckRo
 
     Raises:
         TypeError: It is no shape model.
+        ValueError: There are no draws.
 
     Example:
         >>> all(row.passed for row in check_model(pdm, num_draws=2))
@@ -98,6 +99,8 @@ def check_model(pdm: PDM, *, num_draws: int = 24, seed: int = 0) -> list[CheckRo
         raise TypeError(
             f"pdm is a {type(pdm).__name__}; expected a PDM, such as model.pdm"
         )
+    if num_draws < 1:
+        raise ValueError(f"num_draws is {num_draws}; expected 1 or more")
     with jax.enable_x64(True):
         pdm = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), pdm)
         params, responses = _draws(pdm, num_draws, seed)

@@ -1,7 +1,6 @@
 """Face boxes from OpenCV's Haar cascade, in the model's convention."""
 
 import contextlib
-import dataclasses
 import functools
 import threading
 from pathlib import Path
@@ -73,11 +72,20 @@ def boxes_from_haar(
     Returns:
         Corrected boxes, the largest first; equally large ones by their corner.
 
+    Raises:
+        TypeError: The calibration is none.
+
     Example:
         >>> boxes_from_haar(np.array([[100, 50, 200, 200]])).tolist()
         [[111.56, 93.32, 178.48, 173.52]]
     """
-    shift, shrink = dataclasses.astuple(calibration or OPENFACE_CALIBRATION)
+    calibration = calibration or OPENFACE_CALIBRATION
+    if not isinstance(calibration, BoxCalibration):
+        raise TypeError(
+            f"calibration is a {type(calibration).__name__}; expected a"
+            " BoxCalibration, such as model.box_calibration"
+        )
+    shift, shrink = calibration.shift, calibration.size
     raw = np.asarray(raw, np.float64).reshape(-1, 4)
     corner, size = raw[:, :2], raw[:, 2:]
     boxes = np.concatenate([corner + shift * size, shrink * size], axis=1)
@@ -114,11 +122,11 @@ def face_squares(
             "face detection needs a grey uint8 picture [row, column], not "
             f"{image.dtype} of shape {image.shape}"
         )
-    if min_size < 1:
+    if not (min_size >= 1 and min_size == int(min_size)):
         raise ValueError(
-            f"min_size must be a positive number of pixels, not {min_size}"
+            f"min_size must be a positive whole number of pixels, not {min_size}"
         )
-    if not image.size:
+    if min_size > min(image.shape):
         return np.empty((0, 4))
     path = Path(cv2.data.haarcascades, CASCADE_NAME)
     # It takes 5 bytes for each pixel that it looks at, and never gives them back.

@@ -50,6 +50,7 @@ def diagnose(
         The findings, the most severe first; `print` it.
 
     Raises:
+        TypeError: It is no trace.
         ValueError: The trace is of several faces.
 
     Example:
@@ -67,13 +68,17 @@ def diagnose(
                 "axis, the slots of one phase: take one face out of the batch"
             )
         findings = _judge_phase(jax.tree.map(np.asarray, trace))
-    else:
+    elif isinstance(trace, FitTrace):
         if trace.valid.ndim != 3:
             raise ValueError(
                 f"the trace's `valid` has shape {trace.valid.shape}; expected "
                 "(scales, 2, slots): take one face out of the batch"
             )
         findings = _judge_fit(jax.tree.map(np.asarray, trace), options or FitOptions())
+    else:
+        raise TypeError(
+            f"trace is a {type(trace).__name__}; expected a PhaseTrace or a FitTrace"
+        )
     return Diagnosis(tuple(sorted(findings, key=lambda x: x.kind.severity)))
 
 

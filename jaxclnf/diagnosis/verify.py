@@ -3,7 +3,7 @@
 import dataclasses
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxclnf.fitting.canvas import check_image, on_canvas
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
+from jaxclnf.pytree import with_reals_as
 from jaxclnf.shape.pdm import NUM_RIGID, PDM, PDMParams, project, retract
 from jaxclnf.solver.options import NURLMSOptions
 
@@ -59,6 +60,8 @@ class Verification:
         return self.newton_distance[self.ran]
 
     def __str__(self) -> str:
+        if not self.ran.any():
+            return "not certified: no phase was run"
         verdict = "certified" if self.certified else "not certified"
         return (
             f"{verdict}: {self.ran.sum()} phases, at most "
@@ -124,8 +127,9 @@ def verify(
     ran = np.asarray(result.num_steps) > 0
     rows: list[list[_Phase]] = []
     with jax.enable_x64(True):
-        double = partial(jax.tree.map, _as_double)
+        double = partial(with_reals_as, dtype=np.float64)
         pdm, base = double(model.pdm), double(result.start_params)
+        last = max((k for k, window in enumerate(windows) if window), default=0)
         # On a canvas, as `fit` has it: one program for images of many sizes.
         canvas = on_canvas(np.asarray(image, np.float64), np.dtype(np.float64))
         grey = jnp.asarray(canvas)
@@ -133,6 +137,8 @@ def verify(
             rows.append([_Phase(np.nan, np.nan, np.nan, 0)] * 2)
             if not ran[scale].any():
                 continue
+            if scale == last:
+                base = double(result.pass_params)
             experts = double(model.experts[scale])
             phase_options = double(options.at_scale(experts.patch_scaling))
             ends = [
@@ -160,11 +166,6 @@ def verify(
         ran=ran,
         shape_tol=float(np.asarray(options.shape_tol)),
     )
-
-
-def _as_double(x: Any) -> Any:
-    array = np.asarray(x)
-    return jnp.asarray(array.astype(np.float64) if array.dtype.kind == "f" else array)
 
 
 @partial(jax.jit, static_argnames=("window", "sampling", "rigid"))

@@ -36,12 +36,15 @@ class Canvas(NamedTuple):
         return self.shape[0] * self.shape[1]
 
 
-def check_array(image: Any, name: str = "image") -> None:
+def check_array(
+    image: Any, name: str = "image", expected: str = "an array of grey values"
+) -> None:
     """Refuses what is no array.
 
     Args:
         image: What was given as an image.
         name: What to call it.
+        expected: What it should be.
 
     Raises:
         TypeError: It has no shape or no type of its entries.
@@ -53,12 +56,10 @@ def check_array(image: Any, name: str = "image") -> None:
         return
     if image is None:
         raise TypeError(
-            f"{name} is None; expected an array of grey values (cv2.imread gives None"
-            " where there is no file, or none that it can read)"
+            f"{name} is None; expected {expected} (cv2.imread gives None where there"
+            " is no file, or none that it can read)"
         )
-    raise TypeError(
-        f"{name} is a {type(image).__name__}; expected an array of grey values"
-    )
+    raise TypeError(f"{name} is a {type(image).__name__}; expected {expected}")
 
 
 def check_image(image: Any, name: str = "image") -> None:

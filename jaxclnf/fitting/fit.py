@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from reprlib import repr as short
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from jaxclnf.experts.area import GreyImage
 from jaxclnf.fitting.canvas import check_image, on_canvas
 from jaxclnf.fitting.cores import num_cores
 from jaxclnf.fitting.face import fit_face
+from jaxclnf.fitting.given import as_boxes, check_params
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
@@ -59,10 +59,11 @@ def fit(
         no size or lies wholly outside the image gives `Status.BAD_START`, not an error.
 
     Raises:
-        TypeError: The image is no array.
+        TypeError: The image is no array, or `params` are no `PDMParams`.
         ValueError: The image is not two-dimensional or empty, boxes do not end in 4
-            numbers, or not exactly one of `boxes` and `params` is given; the options
-            name no solver, or what a scale cannot be fitted with.
+            numbers, `params` do not fit the model, or not exactly one of `boxes` and
+            `params` is given; the options name no solver, or what a scale cannot be
+            fitted with.
 
     Example:
         >>> result = fit(model, image, box, options=FitOptions(window_sizes=(7,)))
@@ -99,6 +100,7 @@ def fit_with_trace(
         curvature and Newton step), and the trace.
 
     Raises:
+        TypeError: As `fit`.
         ValueError: As `fit`.
 
     Example:
@@ -153,8 +155,12 @@ def _fit(
     with_trace: bool,
 ) -> tuple[FitResult, FitTrace | None]:
     check_image(image)
-    boxes = _as_array(boxes)
-    _check_start(boxes, params)
+    if (boxes is None) == (params is None):
+        raise ValueError("expected either boxes or params, not both and not neither")
+    if params is None:
+        boxes = as_boxes(boxes, single=True)
+    else:
+        check_params(model.pdm, params)
     dtype = model.pdm.mean_shape.dtype
     size = np.asarray(image.shape, np.int32)
     if is_traced():
@@ -163,8 +169,8 @@ def _fit(
             start = partial(_starts_from_box, model.pdm, num_starts=options.starts)
             starts = start(boxes) if boxes.ndim == 1 else jax.vmap(start)(boxes)
         else:
-            starts = _with_starts_axis(params, params.scale.ndim)
-            starts = jax.tree.map(lambda x: jnp.asarray(x, dtype), starts)
+            known = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
+            starts = _with_starts_axis(known)
         run = _fit_one if starts.scale.ndim == 1 else _fit_chunk
         image, size = jnp.asarray(image), jnp.asarray(size)
         return run(model, image, size, starts, options, with_trace)
@@ -176,44 +182,17 @@ def _fit(
         starts = start(model.pdm, boxes, options.starts)
     else:
         known = jax.tree.map(lambda x: np.asarray(x, dtype), params)
-        starts = _with_starts_axis(known, params.scale.ndim)
+        starts = _with_starts_axis(known)
     run = _fit_alone if starts.scale.ndim == 1 else _fit_rows
     return run(model, image, size, starts, options, with_trace)
 
 
-def _with_starts_axis(params: PDMParams, axis: int) -> PDMParams:
+def _with_starts_axis(params: PDMParams) -> PDMParams:
     """Parameters with an axis of one start behind that of the faces, if any."""
+    axis = params.scale.ndim
     return jax.tree.map(
         lambda x: x.reshape(*x.shape[:axis], 1, *x.shape[axis:]), params
     )
-
-
-def _as_array(boxes: Any) -> Any:
-    """Boxes as an array, whatever sequence they are."""
-    if boxes is None or hasattr(boxes, "ndim"):
-        return boxes
-    try:
-        if is_traced():
-            return jnp.asarray(boxes)
-        return np.asarray(boxes, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"boxes are {short(boxes)}; expected (x, y, width, height), or rows of such"
-        ) from error
-
-
-def _check_start(boxes: Any, params: PDMParams | None) -> None:
-    if (boxes is None) == (params is None):
-        raise ValueError("expected either boxes or params, not both and not neither")
-    if boxes is not None and (boxes.ndim not in (1, 2) or boxes.shape[-1] != 4):
-        raise ValueError(
-            f"boxes have shape {boxes.shape}; expected (4,) or (faces, 4), each "
-            "(x, y, width, height)"
-        )
-    if params is not None and params.scale.ndim > 1:
-        raise ValueError(
-            f"params have leading axes {params.scale.shape}; expected one at most"
-        )
 
 
 def _rows_of_boxes(pdm: PDM, boxes: np.ndarray, num_starts: int) -> PDMParams:

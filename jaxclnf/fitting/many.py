@@ -31,6 +31,7 @@ from jaxclnf.fitting.canvas import (
 from jaxclnf.fitting.chunks import Chunk, plan_chunks
 from jaxclnf.fitting.cores import num_cores, on_all_cores, one_ahead
 from jaxclnf.fitting.face import fit_face, unfitted_face
+from jaxclnf.fitting.given import as_boxes
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
@@ -138,7 +139,7 @@ def _prepared(
     model: CLNFModel, images: Any, boxes: Any, image_index: Any, options: FitOptions
 ) -> _Work:
     if not isinstance(images, Sequence):
-        check_array(images, "images")
+        check_array(images, "images", "an array of grey values, or a list of such")
         # Three or four columns are the channels of a coloured image, no stack of grey.
         is_stack = images.ndim == 3 and images.shape[2] > _MOST_CHANNELS
         images = list(np.asarray(images)) if is_stack else [images]
@@ -146,12 +147,7 @@ def _prepared(
         check_image(image, f"image {k}")
     dtype = np.dtype(model.pdm.mean_shape.dtype)
     grey = [as_grey(np.asarray(image), dtype) for image in images]
-    boxes = np.asarray(boxes, np.float64)
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(
-            f"boxes have shape {boxes.shape}; expected (faces, 4), each "
-            "(x, y, width, height)"
-        )
+    boxes = np.asarray(as_boxes(boxes, single=False), np.float64)
     index = _indices(image_index, len(images), len(boxes))
     shapes = [grey[k].shape for k in index]
     windows = [
@@ -200,7 +196,7 @@ def window_of_face(
 
 def _indices(image_index: Any, num_images: int, num_faces: int) -> np.ndarray:
     if image_index is None:
-        if num_images not in (1, num_faces):
+        if num_faces and num_images not in (1, num_faces):
             raise ValueError(
                 f"found {num_faces} boxes for {num_images} images; expected one box "
                 "for each, or image_index"
@@ -208,6 +204,7 @@ def _indices(image_index: Any, num_images: int, num_faces: int) -> np.ndarray:
         one_each = np.arange(num_faces)
         return one_each if num_images == num_faces else np.zeros_like(one_each)
     index = np.asarray(image_index)
+    index = index.astype(int) if not index.size else index
     if index.shape != (num_faces,) or not np.issubdtype(index.dtype, np.integer):
         raise ValueError(
             f"image_index has shape {index.shape} and type {index.dtype}; expected "
@@ -215,6 +212,8 @@ def _indices(image_index: Any, num_images: int, num_faces: int) -> np.ndarray:
         )
     wrong = np.flatnonzero((index < 0) | (index >= num_images))
     if wrong.size:
+        if not num_images:
+            raise ValueError(f"found no image for {num_faces} boxes")
         raise ValueError(
             f"image_index[{wrong[0]}] is {index[wrong[0]]}; expected 0 to "
             f"{num_images - 1}"

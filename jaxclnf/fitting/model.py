@@ -13,6 +13,7 @@ from jaxclnf.fitting.options import PART_SETTINGS
 from jaxclnf.fitting.validate import Validator
 from jaxclnf.pytree import pytree_dataclass, static
 from jaxclnf.shape.pdm import PDM
+from jaxclnf.solver.options import whole_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +111,17 @@ class CLNFModel:
         Returns:
             A model whose CCNF experts hold exactly the Sigma matrices asked for.
 
+        Raises:
+            ValueError: A size is neither odd nor 0.
+
         Example:
             >>> model.prepared((7,)).experts[0].sigma.keys()
             dict_keys([7])
         """
+        window_sizes = tuple(whole_sizes("window_sizes", one) for one in window_sizes)
+        for size in (size for one in window_sizes for size in one):
+            if size < 0 or (size and size % 2 == 0):
+                raise ValueError(f"found window size {size}; expected it odd, or 0")
         sizes = [
             {one[scale] for one in window_sizes if scale < len(one)} - {0}
             for scale in range(len(self.experts))

@@ -8,7 +8,13 @@ from jaxtyping import Array, Float
 
 from jaxclnf.experts.area import Sampling
 from jaxclnf.pytree import pytree_dataclass, static
-from jaxclnf.solver.options import NURLMSOptions, SolverName, check_numbers
+from jaxclnf.solver.options import (
+    NURLMSOptions,
+    SolverName,
+    check_numbers,
+    whole_number,
+    whole_sizes,
+)
 
 DEFAULT_WINDOW_SIZES = (11, 9, 7, 7)
 """Response map side at each scale, coarse to fine. At a fourth scale OpenFace has 5;
@@ -57,6 +63,9 @@ STEP_LIMITS: dict[SolverName, int] = {"newton": 100, "em": 2000, "openface": 5}
 three models of `experiments/steps.py`, the longest took `newton` 23 steps. EM ends
 linearly: one phase in a hundred took more than 100 steps with the best of the models
 and more than 256 with the worst, the longest 1352."""
+
+
+_COUNTS = ("max_steps", "max_passes", "starts", "finished_starts", "short_search")
 
 
 @pytree_dataclass
@@ -118,6 +127,12 @@ class FitOptions:
     every scale passes by. 0: no such search; nor is there one from a single start."""
 
     def __post_init__(self) -> None:
+        sizes = whole_sizes("window_sizes", self.window_sizes)
+        object.__setattr__(self, "window_sizes", sizes)
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, whole_number(name, value))
         check_numbers(self)
 
     @classmethod

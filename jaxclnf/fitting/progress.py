@@ -38,6 +38,7 @@ class ScalesFit(NamedTuple):
     landmark_log_likelihoods: Float[Array, " n"]
     view: Int[Array, ""]
     reach: Float[Array, " 4"]
+    pass_params: PDMParams
     num_passes: Int[Array, ""]
     pass_delta: Float[Array, ""]
     pass_status: Int[Array, ""]
@@ -82,6 +83,8 @@ class Progress(NamedTuple):
     """View of the last scale that was run."""
     reach: Float[Array, " 4"]
     """The part of the image that was looked at."""
+    pass_params: PDMParams
+    """Where the last pass through a scale began."""
     num_passes: Int[Array, ""]
     """How often the last scale was run; the next two as in `FitResult`."""
     pass_delta: Float[Array, ""]
@@ -222,6 +225,7 @@ def conclude_scales(model: CLNFModel, progress: Progress) -> Finished:
         landmark_log_likelihoods=progress.densities,
         view=progress.view,
         reach=progress.reach,
+        pass_params=progress.pass_params.moved(origin),
         num_passes=progress.num_passes,
         pass_delta=progress.pass_delta,
         pass_status=jnp.where(is_failure(status), status, progress.pass_status),

@@ -75,7 +75,9 @@ class FitResult:
     """Parameters at the end of each phase, leading axes `(*b, s, 2)`; those of a phase
     that was not run are where it would have started."""
     start_params: PDMParams
-    """Where the fit started; its maps were taken there."""
+    """Where the fit started; the maps of the first scale were made there."""
+    pass_params: PDMParams
+    """Where the last pass through the last scale began; its maps were made there."""
     num_passes: Int[Array, "*b"]
     """How often the last scale was run; 0 after a failure before it."""
     pass_delta: Float[Array, "*b"]

@@ -150,14 +150,16 @@ def begin_scales(
     else:
         origin = jnp.zeros_like(params.translation)
     dtype, zero = params.scale.dtype, jnp.zeros((), jnp.int32)
+    moved = params.moved(-origin)
     return Progress(
         origin=origin,
         start_params=params,
-        params=params.moved(-origin),
+        params=moved,
         status=status,
         densities=jnp.full(model.pdm.mean_shape.shape[0], -jnp.inf, dtype),
         view=zero,
         reach=jnp.asarray([jnp.inf, jnp.inf, -jnp.inf, -jnp.inf], dtype),
+        pass_params=moved,
         num_passes=zero,
         pass_delta=jnp.full((), jnp.nan, dtype),
         pass_status=zero,
@@ -343,6 +345,7 @@ def _to_fixed_point(
         at_rest = moved < jnp.asarray(options.pass_tol, moved.dtype)
         status = jnp.where(at_rest, Status.CONVERGED, Status.MAX_STEPS)
         return end._replace(
+            pass_params=start.params,
             num_passes=jnp.where(is_failure(before.status), 0, passes.num_passes + 1),
             pass_delta=jnp.where(is_failure(end.status), jnp.nan, moved),
             pass_status=status.astype(jnp.int32),

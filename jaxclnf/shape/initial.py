@@ -41,6 +41,9 @@ def params_from_box(
     Returns:
         Parameters whose scale is the mean of the two sides' ratios, centred in the box.
 
+    Raises:
+        ValueError: The box has not four numbers.
+
     Mirrors:
         PDM::CalcParams, from a bounding box.
 
@@ -52,6 +55,8 @@ def params_from_box(
         True
     """
     dtype = pdm.mean_shape.dtype
+    if box.shape != (4,):
+        raise ValueError(f"box has shape {box.shape}; expected (x, y, width, height)")
     if rotation is None:
         rotation = jnp.eye(3, dtype=dtype)
     if params_local is None:

@@ -1,6 +1,7 @@
 """Numbers that steer one phase of the optimiser."""
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -31,15 +32,65 @@ def check_numbers(options: Any) -> None:
         options: Some options of a fit; arrays among them are not looked at.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of its range, or what should be one is a text.
 
     Example:
         >>> check_numbers(NURLMSOptions(n_sigmas=0.0))
     """
     for name, (expected, is_allowed) in _RANGES.items():
         value = getattr(options, name, None)
+        if isinstance(value, str | bytes):
+            raise ValueError(f"{name} is {value!r}; expected {expected}")
         if isinstance(value, int | float | np.number) and not is_allowed(float(value)):
             raise ValueError(f"{name} is {value}; expected {expected}")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A count or a size, of whatever whole type.
+
+    Args:
+        name: What to call it.
+        value: The number.
+
+    Returns:
+        The same number.
+
+    Raises:
+        ValueError: It is no whole number.
+
+    Example:
+        >>> whole_number("starts", np.int64(3))
+        3
+    """
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{name} is {value!r}; expected a whole number") from error
+
+
+def whole_sizes(name: str, sizes: Any) -> tuple[int, ...]:
+    """Sizes of windows, one for each scale, as a tuple.
+
+    Args:
+        name: What to call them.
+        sizes: Any iterable of whole numbers.
+
+    Returns:
+        The same numbers.
+
+    Raises:
+        ValueError: They are not whole numbers.
+
+    Example:
+        >>> whole_sizes("window_sizes", np.asarray([11, 9]))
+        (11, 9)
+    """
+    try:
+        return tuple(operator.index(size) for size in sizes)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} is {sizes!r}; expected whole numbers, one for each scale"
+        ) from error
 
 
 @pytree_dataclass

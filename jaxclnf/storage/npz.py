@@ -88,7 +88,8 @@ def save_model(model: CLNFModel, path: str | os.PathLike[str]) -> None:
         path: File to write, ending in `.npz`.
 
     Raises:
-        ModelFileError: If the name does not end in `.npz`.
+        TypeError: If it is no model, or holds what is no array.
+        ModelFileError: If the name does not end in `.npz`, or is that of a folder.
         FileNotFoundError: If the folder is missing.
         OSError: If the file cannot be written.
 
@@ -102,6 +103,10 @@ def save_model(model: CLNFModel, path: str | os.PathLike[str]) -> None:
         (True, True)
     """
     path = Path(path)
+    if not isinstance(model, CLNFModel):
+        raise TypeError(f"model is a {type(model).__name__}; expected a CLNFModel")
+    if path.is_dir():
+        raise ModelFileError(f"{path}: found a folder, expected a place for the file")
     if path.suffix.lower() != ".npz":
         raise ModelFileError(f"{path}: found suffix {path.suffix!r}, expected '.npz'")
     if not path.parent.is_dir():
@@ -146,7 +151,7 @@ def read_model(path: str | os.PathLike[str]) -> CLNFModel:
     path = Path(path)
     arrays = _unpack(path)
     header = _read_header(path, arrays.pop(_HEADER, None))
-    missing = sorted({*header["arrays"]} - {*arrays})
+    missing = sorted({*map(str, header["arrays"])} - {*arrays})
     if missing:
         raise ModelFileError(
             f"{path}: found no arrays {', '.join(missing)}, expected all that its"
@@ -289,7 +294,7 @@ def _read_header(path: Path, entry: np.ndarray | None) -> dict[str, Any]:
         raise foreign
     try:
         header = json.loads(entry.tobytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise foreign from error
     match header:
         case {"format": str(name), "version": int(version)} if name == FORMAT:

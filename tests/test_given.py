@@ -1,0 +1,125 @@
+"""What a fit is asked to start from: boxes, parameters, and what is neither."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxclnf import FitOptions, fit, fit_many
+from jaxclnf.fitting import many as many_module
+from jaxclnf.fitting.given import as_boxes, check_params
+
+
+def test_boxes_that_are_sequences():
+    for boxes in ([1, 2, 30, 40], (1.0, 2, 30, 40), [np.ones(4), [1, 2, 3, 4]]):
+        array = as_boxes(boxes, single=True)
+        assert array.shape == np.shape(boxes) and array.dtype == np.float64
+        traced = jax.jit(lambda *x: as_boxes([*x], single=True))(*array)
+        assert np.array_equal(traced, array)
+    for boxes in ([1, 2, [3], 4], "abcd", {}, (x for x in range(4))):
+        for single in (True, False):
+            with pytest.raises(ValueError, match=r"boxes are .*; expected .*\(x, y, w"):
+                as_boxes(boxes, single=single)
+    with pytest.raises(ValueError, match="boxes are of type <U1; expected numbers"):
+        as_boxes(np.asarray(["a"] * 4), single=True)
+
+
+def test_boxes_of_other_shapes():
+    with pytest.raises(ValueError, match=r"shape \(3,\); expected \(4,\) or \(faces"):
+        as_boxes([1, 2, 3], single=True)
+    with pytest.raises(ValueError, match=r"shape \(4,\); expected \(faces, 4\), each"):
+        as_boxes([1, 2, 3, 4], single=False)
+    for nothing in ([], (), np.zeros(0), np.zeros((0, 4))):
+        assert as_boxes(nothing, single=True).shape == (0, 4)
+
+
+def test_nobody_is_no_error(example: dict):
+    model, image = example["model"], example["image"]
+    options = FitOptions(window_sizes=(7,), starts=1)
+    for boxes in ([], np.zeros((0, 4))):
+        for found in (
+            fit(model, image, boxes, options=options),
+            fit_many(model, image, boxes, options=options),
+            fit_many(model, [image, image], boxes, options=options),
+            fit_many(model, [image] * 2, boxes, image_index=[], options=options),
+            fit_many(model, [], boxes, options=options),
+        ):
+            assert found.landmarks.shape == (0, 12, 2)
+    with pytest.raises(ValueError, match="found no image for 1 boxes"):
+        fit_many(model, [], [example["box"]], image_index=[0], options=options)
+    with pytest.raises(TypeError, match="images is a generator; .* or a list of such"):
+        many_module._prepared(model, (x for x in [image]), [[0] * 4], None, options)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("scale", np.ones((1, 1)), r"leading axes \(1, 1\); expected one at most"),
+        (
+            "scale",
+            np.ones(2),
+            r"params.rotation has shape \(3, 3\); expected \(2, 3, 3",
+        ),
+        ("translation", np.ones(3), r"params.translation has shape \(3,\); expected"),
+        ("params_local", np.ones(3), r"params.params_local has shape \(3,\); expected"),
+        ("rotation", 2 * np.eye(3), r"rotation has \[\[2.0, .*; expected a rotation"),
+        ("rotation", np.diag([1.0, 1, -1]), "expected a rotation"),
+    ],
+)
+def test_parameters_that_do_not_fit(
+    example: dict, field: str, value: np.ndarray, message: str
+):
+    params = dataclasses.replace(example["params"], **{field: value})
+    with pytest.raises(ValueError, match=message):
+        fit(example["model"], example["image"], params=params)
+
+
+def test_parameters_of_other_kinds(example: dict):
+    pdm, params = example["pdm"], example["params"]
+    for wrong in (np.ones(6), [params], None):
+        with pytest.raises(TypeError, match="params are a .*; expected PDMParams"):
+            check_params(pdm, wrong)
+    # What is not finite becomes a status; Python's numbers are scales too.
+    lost = dataclasses.replace(params, rotation=jnp.full((3, 3), jnp.nan), scale=1.0)
+    assert check_params(pdm, lost) == ()
+    rows = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+    assert check_params(pdm, rows) == (2,)
+    leading = jax.jit(lambda p: jnp.zeros(check_params(pdm, p)))(rows)
+    assert leading.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"window_sizes": 9},
+            "window_sizes is 9; expected whole numbers, one for each",
+        ),
+        ({"window_sizes": (9.5,)}, "window_sizes is .9.5,.; expected whole numbers"),
+        ({"max_steps": 2.5}, "max_steps is 2.5; expected a whole number"),
+        ({"starts": 2.0}, "starts is 2.0; expected a whole number"),
+        ({"sigma": "a"}, "sigma is 'a'; expected a number above 0"),
+    ],
+)
+def test_options_of_other_kinds(changes: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        FitOptions(**changes)
+
+
+def test_sizes_of_any_sequence_are_the_same_options():
+    for sizes in ([11, 9], np.asarray([11, 9])):
+        options = FitOptions(window_sizes=sizes, starts=np.int64(1))  # pyright: ignore[reportArgumentType]
+        assert options.window_sizes == (11, 9) and type(options.starts) is int
+        assert jax.tree.structure(options) == jax.tree.structure(
+            FitOptions(window_sizes=(11, 9), starts=1)
+        )
+
+
+def test_sizes_to_prepare(example: dict):
+    for size in (8, -3):
+        with pytest.raises(
+            ValueError, match=f"window size {size}; expected it odd, or"
+        ):
+            example["model"].prepared((size,))
