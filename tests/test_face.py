@@ -17,6 +17,7 @@ from tests import synthetic
 OPTIONS = {
     "one start": FitOptions(window_sizes=(7,), starts=1),
     "two scales": FitOptions(window_sizes=(9, 7)),
+    "passes": FitOptions(window_sizes=(7,), starts=1, max_passes=3),
     "a short search": FitOptions(window_sizes=(7,), short_search=2),
     "openface": FitOptions.openface(parts=False, starts=11),
 }
@@ -39,7 +40,10 @@ def test_is_like_a_fitted_one(kind: str, name: str, dtype: type):
     image = jax.ShapeDtypeStruct((8, 8), jnp.uint8)
     expected = jax.eval_shape(fitted, image, jax.ShapeDtypeStruct((2,), jnp.int32))
     found = unfitted_face(
-        model, num_starts=options.num_starts, with_parts=options.use_parts
+        model,
+        num_starts=options.num_starts,
+        with_parts=options.use_parts,
+        several_passes=options.max_passes > 1,
     )
     shapes = partial(jax.tree.map, lambda x: (x.shape, x.dtype))
     assert jax.tree.structure(found) == jax.tree.structure(expected)

@@ -46,7 +46,6 @@ def test_faces_come_off_the_device():
             certified=jnp.asarray(status == Status.CONVERGED),
             phase_params=_repeated(PDMParams.from_global(vector, jnp.zeros(4))),
             start_params=PDMParams.from_global(vector, jnp.zeros(4)),
-            pass_params=PDMParams.from_global(vector, jnp.zeros(4)),
             num_passes=jnp.asarray(1, jnp.int32),
             pass_delta=jnp.asarray(0.1),
             pass_status=jnp.asarray(Status.MAX_STEPS, jnp.int32),

@@ -346,6 +346,28 @@ def test_parts_may_be_fitted_in_some_frames_alone(with_parts) -> None:
     assert list(result.parts) == ["part"]
 
 
+@pytest.mark.parametrize("again", ["first", "follow"])
+def test_several_passes_may_be_made_in_some_frames_alone(again) -> None:
+    face = make_example()
+    place = face["model"], jnp.asarray(face["image"])
+    plain = FitOptions(window_sizes=(0, 7), starts=1, use_parts=False)
+    options = dataclasses.replace(
+        TrackOptions(first=plain, follow=plain),
+        **{again: dataclasses.replace(plain, max_passes=2)},
+    )
+    state = start_tracking(face["model"], options)
+    shape = jax.eval_shape(
+        lambda box: track_step(*place, state, options, box)[1], face["box"]
+    )
+    assert shape.pass_params is not None
+    first = restart_face(*place, face["box"], options)
+    if again == "follow":  # the only pass began where the fit did
+        assert first.pass_params is not None
+        np.testing.assert_array_equal(
+            first.pass_params.params_global, first.start_params.params_global
+        )
+
+
 # The template.
 
 

@@ -53,13 +53,6 @@ def test_several_passes_are_judged_on_the_maps_of_the_last(fitted, windows):
     assert not verify(model, image, before, options).certified
 
 
-def test_a_single_pass_begins_where_the_scale_before_ended(fitted):
-    _, _, result = fitted
-    for name in ("scale", "rotation", "translation", "params_local"):
-        end = getattr(result.phase_params, name)[0, 1]
-        np.testing.assert_allclose(getattr(result.pass_params, name), end, rtol=1e-6)
-
-
 def test_a_fit_that_did_not_run_is_not_certified(fitted):
     model, image, _ = fitted
     nothing = fit(model, image, np.full(4, np.nan), options=OPTIONS)

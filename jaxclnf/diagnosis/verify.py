@@ -137,7 +137,7 @@ def verify(
             rows.append([_Phase(np.nan, np.nan, np.nan, 0)] * 2)
             if not ran[scale].any():
                 continue
-            if scale == last:
+            if scale == last and result.pass_params is not None:
                 base = double(result.pass_params)
             experts = double(model.experts[scale])
             phase_options = double(options.at_scale(experts.patch_scaling))

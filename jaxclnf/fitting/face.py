@@ -159,10 +159,10 @@ def conclude_face(
         certified=_is_certified(fitted, options),
         phase_params=fitted.phase_params,
         start_params=fitted.start_params,
-        pass_params=fitted.pass_params,
         num_passes=fitted.num_passes,
         pass_delta=fitted.pass_delta,
         pass_status=fitted.pass_status,
+        pass_params=fitted.pass_params,
         log_likelihood=fitted.log_likelihood,
         landmark_log_likelihoods=fitted.landmark_log_likelihoods,
         view=fitted.view,
@@ -177,7 +177,11 @@ def conclude_face(
 
 
 def unfitted_face(
-    model: CLNFModel, *, num_starts: int = 1, with_parts: bool = False
+    model: CLNFModel,
+    *,
+    num_starts: int = 1,
+    with_parts: bool = False,
+    several_passes: bool = False,
 ) -> FitResult:
     """What stands for a face that was not looked for: as of an unusable start.
 
@@ -185,6 +189,7 @@ def unfitted_face(
         model: The model.
         num_starts: Starts for which there is to be room.
         with_parts: Whether there is to be room for the model's parts.
+        several_passes: Whether there is to be room for where the last pass began.
 
     Returns:
         A result with `Status.BAD_START`, no steps, and NaN.
@@ -227,10 +232,10 @@ def unfitted_face(
         certified=no,
         phase_params=params(*per_phase),
         start_params=params(),
-        pass_params=params(),
         num_passes=zero(),
         pass_delta=nan(),
         pass_status=filled((), Status.BAD_START, np.int32),
+        pass_params=params() if several_passes else None,
         log_likelihood=nan(),
         landmark_log_likelihoods=nan(pdm.num_landmarks),
         view=zero(),

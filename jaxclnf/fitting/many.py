@@ -130,7 +130,10 @@ def fit_many(
         together = jax.tree.map(lambda *x: np.concatenate(x)[row_of], *fitted)
         return jax.device_put(together)
     one = unfitted_face(
-        model, num_starts=options.num_starts, with_parts=options.use_parts
+        model,
+        num_starts=options.num_starts,
+        with_parts=options.use_parts,
+        several_passes=options.max_passes > 1,
     )
     return jax.tree.map(lambda x: jnp.zeros((0, *x.shape), x.dtype), one)
 

@@ -38,10 +38,10 @@ class ScalesFit(NamedTuple):
     landmark_log_likelihoods: Float[Array, " n"]
     view: Int[Array, ""]
     reach: Float[Array, " 4"]
-    pass_params: PDMParams
     num_passes: Int[Array, ""]
     pass_delta: Float[Array, ""]
     pass_status: Int[Array, ""]
+    pass_params: PDMParams | None
 
 
 class Finished(NamedTuple):
@@ -83,12 +83,12 @@ class Progress(NamedTuple):
     """View of the last scale that was run."""
     reach: Float[Array, " 4"]
     """The part of the image that was looked at."""
-    pass_params: PDMParams
-    """Where the last pass through a scale began."""
     num_passes: Int[Array, ""]
     """How often the last scale was run; the next two as in `FitResult`."""
     pass_delta: Float[Array, ""]
     pass_status: Int[Array, ""]
+    pass_params: PDMParams | None = None
+    """Where the last pass through a scale began; None where there is but one."""
     phases: tuple[PhaseReport, ...] = ()
     """Two for each scale so far; one for the last where it is between its phases."""
     traces: tuple[PhaseTrace | None, ...] = ()
@@ -208,7 +208,7 @@ def conclude_scales(model: CLNFModel, progress: Progress) -> Finished:
     phases = jax.tree.map(
         lambda *x: jnp.stack(x).reshape(num_scales, 2, *x[0].shape), *progress.phases
     )
-    origin, status = progress.origin, progress.status
+    origin, status, last = progress.origin, progress.status, progress.pass_params
     fitted = ScalesFit(
         landmarks=project(model.pdm, progress.params) + origin[None, :],
         params=progress.params.moved(origin),
@@ -225,10 +225,10 @@ def conclude_scales(model: CLNFModel, progress: Progress) -> Finished:
         landmark_log_likelihoods=progress.densities,
         view=progress.view,
         reach=progress.reach,
-        pass_params=progress.pass_params.moved(origin),
         num_passes=progress.num_passes,
         pass_delta=progress.pass_delta,
         pass_status=jnp.where(is_failure(status), status, progress.pass_status),
+        pass_params=last and last.moved(origin),
     )
     return Finished(fitted, _join_traces(progress.traces, origin))
 

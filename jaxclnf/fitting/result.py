@@ -76,8 +76,6 @@ class FitResult:
     that was not run are where it would have started."""
     start_params: PDMParams
     """Where the fit started; the maps of the first scale were made there."""
-    pass_params: PDMParams
-    """Where the last pass through the last scale began; its maps were made there."""
     num_passes: Int[Array, "*b"]
     """How often the last scale was run; 0 after a failure before it."""
     pass_delta: Float[Array, "*b"]
@@ -93,6 +91,9 @@ class FitResult:
     landmark has no evidence there."""
     view: Int[Array, "*b"]
     """View used at the last scale."""
+    pass_params: PDMParams | None = None
+    """Where the last pass through the last scale began, as its maps were made there;
+    None where `max_passes` is 1: there it is where the scale before ended."""
     parts: dict[str, PartFit] = dataclasses.field(default_factory=dict)
     """The model's parts by name; none where `FitOptions.use_parts` is off."""
     certainty: Float[Array, "*b"]

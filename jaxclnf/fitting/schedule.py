@@ -159,10 +159,10 @@ def begin_scales(
         densities=jnp.full(model.pdm.mean_shape.shape[0], -jnp.inf, dtype),
         view=zero,
         reach=jnp.asarray([jnp.inf, jnp.inf, -jnp.inf, -jnp.inf], dtype),
-        pass_params=moved,
         num_passes=zero,
         pass_delta=jnp.full((), jnp.nan, dtype),
         pass_status=zero,
+        pass_params=moved if options.max_passes > 1 else None,
     )
 
 
@@ -345,7 +345,7 @@ def _to_fixed_point(
         at_rest = moved < jnp.asarray(options.pass_tol, moved.dtype)
         status = jnp.where(at_rest, Status.CONVERGED, Status.MAX_STEPS)
         return end._replace(
-            pass_params=start.params,
+            pass_params=None if passes.pass_params is None else start.params,
             num_passes=jnp.where(is_failure(before.status), 0, passes.num_passes + 1),
             pass_delta=jnp.where(is_failure(end.status), jnp.nan, moved),
             pass_status=status.astype(jnp.int32),

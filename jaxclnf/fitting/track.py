@@ -17,7 +17,7 @@ from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage
 from jaxclnf.fitting.canvas import check_image, on_canvas
-from jaxclnf.fitting.face import fit_face, unfitted_face
+from jaxclnf.fitting.face import fit_face, last_scale, unfitted_face
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
@@ -133,7 +133,8 @@ def restart_face(
         >>> bool(restart_face(model, image, box, options).success)
         True
     """
-    return _with_room(model, fit(model, image, box, options=options.first), options)
+    result = fit(model, image, box, options=options.first)
+    return _with_room(model, result, options.first, options)
 
 
 def track_frame(
@@ -273,7 +274,8 @@ def _follow(
     fit_options = _large(options) if large else options.follow
     starts = jax.tree.map(lambda x: x[None], params)
     result, _ = fit_face(model, image, image_size, starts, fit_options)
-    return without_detector(state, _with_room(model, result, options), options)
+    result = _with_room(model, result, fit_options, options)
+    return without_detector(state, result, options)
 
 
 def _large(options: TrackOptions) -> FitOptions:
@@ -289,7 +291,7 @@ def _fit_from(
     options: TrackOptions,
 ) -> FitResult:
     result = fit(model, image, params=params, options=fit_options)
-    return _with_room(model, result, options)
+    return _with_room(model, result, fit_options, options)
 
 
 _cut = jax.jit(cut_template)
@@ -305,14 +307,27 @@ def _shifted(image: Any, state: TrackerState, options: TrackOptions) -> PDMParam
     return dataclasses.replace(params, translation=params.translation + shift)
 
 
-def _with_room(model: CLNFModel, result: FitResult, options: TrackOptions) -> FitResult:
-    """The result with room for all starts and parts that any of a track may have."""
+def _with_room(
+    model: CLNFModel,
+    result: FitResult,
+    fit_options: FitOptions,
+    options: TrackOptions,
+) -> FitResult:
+    """The result with room for all that any of a track may have."""
     scores = _padded(result.start_log_likelihoods, options.first.num_starts)
     parts = dict(result.parts)
     if _uses_parts(options):
         for part in model.parts:
             parts.setdefault(part.name, unfitted_part(part))
-    return dataclasses.replace(result, start_log_likelihoods=scores, parts=parts)
+    begun = result.pass_params
+    if begun is None and _passes_again(options):
+        last, ends = last_scale(model, fit_options), result.phase_params
+        begun = result.start_params
+        if last:
+            begun = jax.tree.map(lambda x: x[last - 1, 1], ends)
+    return dataclasses.replace(
+        result, start_log_likelihoods=scores, parts=parts, pass_params=begun
+    )
 
 
 @partial(jax.jit, static_argnames="count")
@@ -327,7 +342,12 @@ def _no_face(model: CLNFModel, options: TrackOptions) -> FitResult:
         model,
         num_starts=options.first.num_starts,
         with_parts=_uses_parts(options),
+        several_passes=_passes_again(options),
     )
+
+
+def _passes_again(options: TrackOptions) -> bool:
+    return max(options.first.max_passes, options.follow.max_passes) > 1
 
 
 def _uses_parts(options: TrackOptions) -> bool:
