@@ -61,6 +61,7 @@ SLOW_EXAMPLES = (
     "fitting.hypotheses.fit_starts",
     "fitting.hypotheses.with_end",
     "fitting.many.fit_many",
+    "fitting.parts.fit_parts",
     "fitting.pruning.begin_start",
     "fitting.pruning.choose_starts",
     "fitting.pruning.finish_start",
@@ -75,6 +76,7 @@ SLOW_EXAMPLES = (
     "learn.ccnf.samples.draw_samples",
     "learn.chain.learn_experts",
     "learn.chain.learn_shape",
+    "learn.trial_fits.trial_fits",
 )
 """Functions whose examples take more than a few seconds to compile."""
 

@@ -208,6 +208,7 @@ def test_a_file_whose_validator_does_not_suit_its_scales(example: dict, tmp_path
         load_model(tmp_path / "model.npz")
 
 
+@pytest.mark.slow
 def test_a_face_in_a_large_photograph_is_judged_the_same(example: dict):
     """Of which only its neighbourhood is looked at."""
     model = dataclasses.replace(example["model"], validator=judging(example["model"]))

@@ -289,6 +289,7 @@ def test_pictures_of_which_a_part_is_hidden():
         assert 0.18 < max(shares) < 0.3 and min(shares) < 0.08
 
 
+@pytest.mark.slow
 def test_trial_fits_are_the_same_whoever_else_is_there(example: dict):
     """Boxes and pictures of a face do not depend on the faces before it or after."""
     model, blank = example["model"], no_network(example["pdm"], 12)
