@@ -268,6 +268,21 @@ def test_a_place_that_cannot_be_written_is_named(
     assert "build: cannot be written (No space left" in capsys.readouterr().err
 
 
+def test_an_interrupted_training_says_how_to_go_on(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_faces(tmp_path / "faces", 1)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxclnf.app.train.train_model", interrupted)
+    assert main(["train", write_config(tmp_path)]) == 130
+    assert "the same command goes on from what was" in capsys.readouterr().err
+
+
 def test_an_unknown_option_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

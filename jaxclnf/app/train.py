@@ -83,6 +83,9 @@ class TrainCommand:
         try:
             model, figures = train_model(config, faces, say)
             save_model(model, file)
+        except KeyboardInterrupt as error:
+            error.add_note("the same command goes on from what was learnt")
+            raise
         except ValueError as error:
             raise ArgumentError(f"{self.config}: {error}") from error
         except OSError as error:
