@@ -32,7 +32,8 @@ _MESSAGES = {
     Status.RUNNING: "not finished",
     Status.CONVERGED: "the landmarks stopped moving",
     Status.MAX_STEPS: "step limit reached before the landmarks stopped moving",
-    Status.NONFINITE: "a value became infinite or not a number",
+    Status.NONFINITE: "a value became infinite or not a number, or fewer than three "
+    "landmarks tell the pose",
     Status.FACE_TOO_SMALL: "the face is too small in the image for the patch experts",
     Status.NOTHING_VISIBLE: "no landmark has a patch expert with a response here",
     Status.BAD_START: "the start is unusable: a box or parameters that are not finite, "

@@ -241,3 +241,10 @@ def test_unknown_sampling(image):
     unchecked = inspect.unwrap(areas_of_interest)  # as users run it
     with pytest.raises(ValueError, match="sampling is 'nearest'"):
         unchecked(image, jnp.zeros((1, 2)), jnp.eye(2), 3, sampling="nearest")
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (0, 4), (7,)])
+def test_what_is_no_grey_image_is_refused(shape):
+    sample = inspect.unwrap(areas_of_interest)
+    with pytest.raises(ValueError, match=r"image has shape .*; expected grey values"):
+        sample(jnp.zeros(shape), jnp.zeros((1, 2)), jnp.eye(2), 3)

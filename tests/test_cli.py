@@ -233,6 +233,8 @@ def test_names_of_results(tmp_path):
     images.append("boxes.png")
     names = output_names([tmp_path / image for image in images], tmp_path / "out")
     assert names == ["x", "x_2", "x_3", "X_2_2", "summary_2", "y.tar", "boxes_2"]
+    alone = output_names([tmp_path / "boxes.avi"], tmp_path / "out", tables=())
+    assert alone == ["boxes"]
 
 
 def test_no_result_is_named_like_the_unfinished_table_of_another(tmp_path):
@@ -246,6 +248,7 @@ def test_no_result_is_named_like_the_unfinished_table_of_another(tmp_path):
     [
         ([], "at least one photograph"),
         (["a.jpg", "--window-sizes", "4"], "must be odd"),
+        (["a.jpg", "--window-sizes", "999"], "must be odd numbers up to 99"),
         (["a.jpg", "--window-sizes", "0", "0"], "not all 0"),
         (["a.jpg", "--window-sizes", "-3"], "must be odd"),
         (["a.jpg", "--window-sizes", "0", "0", "9"], "0 0 9: skips every scale"),

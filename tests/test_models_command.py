@@ -185,6 +185,8 @@ def test_convert_and_fit(example, openface: Path, tmp_path: Path, capsys):
 
 
 def test_the_second_time_nothing_is_done(openface: Path, capsys, monkeypatch):
+    _, err = run(capsys, "--from", openface, "--convert", "all", "nope", code=2)
+    assert "--convert: found 'nope', expected 'all'" in err
     args = ("--from", openface, "--convert", "tiny", "tiny")
     run(capsys, *args, "--accept-license")
     file = find_conversion("tiny")

@@ -10,6 +10,7 @@ import scipy.linalg
 
 from jaxclnf.shape.pdm import mode_bounds
 from jaxclnf.solver.certificate import certify, relative_curvature
+from jaxclnf.solver.evidence import mean_shifts
 from jaxclnf.solver.loop import (
     nu_rlms,
     nu_rlms_init,
@@ -238,3 +239,53 @@ def test_a_state_of_another_solver_is_refused(problem):
     state = nu_rlms_init(pdm, responses, params, _options("em"))
     with pytest.raises(ValueError, match="the state has no trust region"):
         newton_step(pdm, responses, state, _options())
+
+
+def test_only_the_parameters_of_a_state_are_certified(problem):
+    pdm, responses, params = problem
+    made, other = _options(), _options(sigma=0.5, reg_factor=1.0)
+    state = nu_rlms(pdm, responses, params, made)
+    again = nu_rlms_init(pdm, responses, state.params, other)
+    found, expected = (_certify(pdm, responses, s, other) for s in (state, again))
+    np.testing.assert_allclose(found.newton_distance, expected.newton_distance)
+    assert float(found.newton_distance) > 0.1
+    pose = _certify(pdm, responses, state, made, rigid=True)
+    begun = nu_rlms_init(pdm, responses, state.params, made, rigid=True)
+    expected = _certify(pdm, responses, begun, made, rigid=True)
+    np.testing.assert_allclose(pose.newton_distance, expected.newton_distance)
+
+
+def test_a_state_of_newton_is_none_of_the_others(problem):
+    pdm, responses, params = problem
+    state = nu_rlms_init(pdm, responses, params, _options())
+    for solver in ("em", "openface"):
+        with pytest.raises(ValueError, match=f"of newton; start it with {solver}"):
+            nu_rlms_step(pdm, responses, state, _options(solver))
+
+
+def test_phases_refuse_what_they_cannot_do(problem):
+    pdm, responses, params = problem
+    with pytest.raises(ValueError, match="solver is 'foo'; expected one of newton, em"):
+        nu_rlms_init(pdm, responses, params, _options("foo"))
+    with pytest.raises(ValueError, match="max_steps is 2.5; expected a whole number"):
+        NURLMSOptions(max_steps=2.5)  # pyright: ignore[reportArgumentType]
+
+
+def test_parameters_of_another_precision_take_that_of_the_model(problem):
+    pdm, responses, params = problem
+    single = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    state = nu_rlms_init(pdm, responses, single, _options())
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float64)}
+
+
+def test_a_map_that_is_not_finite_stops_no_other(problem):
+    pdm, responses, params = problem
+    maps = responses.maps.at[0].set(jnp.nan)
+    responses = dataclasses.replace(responses, maps=maps)
+    for solver in ("newton", "em", "openface"):
+        options = dataclasses.replace(_options(solver), max_steps=3)
+        shifts = mean_shifts(pdm, responses, params, options)
+        assert shifts[0].tolist() == [0.0, 0.0] and bool(jnp.isfinite(shifts).all())
+        state = nu_rlms(pdm, responses, params, options)
+        assert bool(jnp.isfinite(state.evidence.shape).all())
+        assert Status(int(state.status)) is not Status.NONFINITE

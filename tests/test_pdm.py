@@ -417,3 +417,17 @@ def test_float32_in_float32_out(pdm):
         _align(low.mean_shape[:, :2], low.mean_shape[:, 1:]),
     )
     assert {x.dtype for x in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
+
+
+def test_wrong_shapes_are_refused(pdm, params):
+    for size in (5, 7, 6 + pdm.num_modes + 1):
+        with pytest.raises(
+            ValueError, match=rf"delta has shape \({size},\); expected 6"
+        ):
+            retract(params, jnp.zeros(size))
+    with pytest.raises(ValueError, match=r"landmarks have shape \(1, 2\); expected"):
+        inspect.unwrap(params_from_landmarks)(pdm, jnp.zeros((1, 2)))
+    with pytest.raises(ValueError, match=r"box has shape \(3,\); expected \(x, y, wid"):
+        inspect.unwrap(params_from_box)(pdm, [1.0, 2.0, 3.0])
+    found = inspect.unwrap(params_from_box)(pdm, [10, 20, 90, 80])
+    assert {x.dtype for x in jax.tree.leaves(found)} == {pdm.mean_shape.dtype}

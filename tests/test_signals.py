@@ -80,6 +80,19 @@ def test_the_first_signal_ends_a_block_and_handlers_are_put_back(number):
     assert signal.getsignal(number) == before
 
 
+def test_ctrl_c_ends_a_block_once():
+    before = signal.getsignal(signal.SIGINT)
+    went_on = False
+    with pytest.raises(KeyboardInterrupt) as caught, interrupted_by_signals():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            went_on = True
+    assert went_on and not isinstance(caught.value, SignalEnd)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
 def test_a_signal_that_is_ignored_stays_so():
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:

@@ -149,6 +149,46 @@ def test_a_video_that_was_cut_off_gives_what_is_there(tmp_path, share) -> None:
     assert 3 < len(frames) <= 10
 
 
+class _Skipping:
+    """A decoder that says that a frame is damaged, and gives the next one instead."""
+
+    def __init__(self, _: str) -> None:
+        self.number = 0
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.number += 1
+        if self.number == 6:
+            os.write(2, b"[mjpeg @ 0x1] overread 8\n")
+        there = self.number < 12
+        return there, np.zeros((20, 30, 3), np.uint8) if there else None
+
+    def release(self) -> None: ...
+
+
+def test_a_damaged_frame_in_the_middle_is_told(tmp_path, monkeypatch) -> None:
+    video = open_video(make_video(tmp_path / "a.avi", noise(12)))
+    monkeypatch.setattr("jaxclnf.app.video.cv2.VideoCapture", _Skipping)
+    frames = []
+    with pytest.raises(MediaError) as caught:
+        for frame in frames_of(video):
+            frames.append(frame)
+    assert len(frames) == 11
+    assert str(caught.value).endswith(
+        "a.avi: damaged or cut off; read 11 of 12 frames, from the first damage on their"
+        " numbers may be too low ([mjpeg @ 0x1] overread 8, frame 6)"
+    )
+
+
+def test_what_only_looks_like_a_frame(tmp_path) -> None:
+    for name, width in (("a.png", 30), ("c.png", 30), ("d.png", 31)):
+        write_png(tmp_path / name, np.zeros((20, width, 3), np.uint8))
+    (tmp_path / "b.png").mkdir()
+    frames = frames_of(open_video(tmp_path))
+    assert [next(frames).number for _ in range(2)] == [1, 2]
+    with pytest.raises(MediaError, match=r"d.png, frame 3: found 31 x 20 pixels; exp"):
+        next(frames)
+
+
 # The overlay.
 
 

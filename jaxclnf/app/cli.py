@@ -100,9 +100,16 @@ def _run(args: list[str]) -> int:
     except (AppError, ModelFileError) as error:
         say_error(error)
         return 2
-    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+    except BrokenPipeError as error:  # the reader, `head` for instance, has seen enough
         sys.stdout = None
+        with contextlib.suppress(OSError):
+            say_error(with_notes("nobody reads what is said; ended", error))
         return 1
+    except RuntimeError as error:
+        if "Unable to initialize backend" not in str(error):
+            raise
+        say_error(f"JAX cannot begin: {error}")
+        return 2
     except SignalEnd as error:
         with contextlib.suppress(OSError):  # the terminal may be gone
             say_error(with_notes(f"ended by {error.signal.name}", error))

@@ -37,6 +37,7 @@ FaceDetector = Callable[
 
 _HAAR_MIN_FACE, _MTCNN_MIN_FACE = 50, 60
 _MAX_DECIMALS = 17
+_LARGEST_WINDOW = 99  # Twelve times OpenFace's common ones; nothing stops at more.
 _MAX_COUNT = 2**31 - 1  # Steps and passes are counted in 32 bits.
 # What OpenFace multiplies its numbers with for convolutional experts.
 _CEN_SIGMA, _CEN_REG_FACTOR = 1.5, 0.9
@@ -377,12 +378,14 @@ class FaceSetup:
 
 def _check_window_sizes(sizes: tuple[int, ...] | None) -> None:
     if sizes is not None and (
-        not any(sizes) or any(size < 0 or (size and size % 2 == 0) for size in sizes)
+        not any(sizes)
+        or any(size < 0 or (size and size % 2 == 0) for size in sizes)
+        or max(sizes) > _LARGEST_WINDOW
     ):
         text = " ".join(map(str, sizes)) or "(none)"
         raise ArgumentError(
-            f"--window-sizes {text}: must be odd numbers, or 0 to skip a scale, and not"
-            " all 0"
+            f"--window-sizes {text}: must be odd numbers up to {_LARGEST_WINDOW}, or 0"
+            " to skip a scale, and not all 0"
         )
 
 

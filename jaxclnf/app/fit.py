@@ -24,6 +24,7 @@ from jaxclnf.app.tables import (
     Face,
     faces_of,
     partial_path,
+    remove_partial,
     write_boxes,
     write_openface_rows,
     write_rows,
@@ -191,6 +192,8 @@ class _Record:
         write_rows(out / f"{SUMMARY}.csv", _SUMMARY_COLUMNS, self.rows)
         if self.boxes:
             write_boxes(out / f"{BOXES}.csv", self.boxes)
+        for name in (SUMMARY, BOXES):
+            remove_partial(out / f"{name}.csv")
 
     def keep(self, out: Path, error: BaseException) -> None:
         """Writes what there is under another name, when an exception ends it all."""
@@ -277,6 +280,7 @@ class _Work:
         ]
         columns = self.setup.columns(self.model, "photo")
         write_openface_rows(f"{target}.csv", columns, rows)
+        remove_partial(f"{target}.csv")
         if self.setup.picture:
             write_png(f"{target}.png", draw_fits(photo.bgr, photo.faces))
         return sum(row.success for row in rows)
@@ -294,7 +298,7 @@ def _photographs(paths: Sequence[Path]) -> Iterator[Path]:
                 for file in path.iterdir()
                 if file.suffix.lower() in FOLDER_SUFFIXES
                 and not file.name.startswith(".")
-                and file.is_file()
+                and not file.is_dir()
             )
         except OSError as error:
             raise ArgumentError(

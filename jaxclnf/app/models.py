@@ -43,8 +43,9 @@ class ModelsCommand:
     OpenFace's models are looked for in the folder of --from, else in
     $OPENFACE_MODELS_DIR/2.2.0, else in OpenFaceModels/2.2.0 among the user's data.
     Their files are compared with the published ones; the exit code is 1 if a file is
-    wrong or a part is missing. Nothing is downloaded. A converted model is known by its
-    name: jaxclnf fit --model clnf_general.
+    wrong or a model lacks some of its files, but for those that are published apart.
+    Nothing is downloaded. A converted model is known by its name: jaxclnf fit --model
+    clnf_general.
     """
 
     source: Annotated[
@@ -204,8 +205,8 @@ def _row(title: str, text: str) -> str:
 def _convert(
     release: Release, folder: Path, names: Sequence[str], *, accept: bool
 ) -> int:
+    unknown = [name for name in names if name not in (ALL, *release.models)]
     wanted = [*release.models] if ALL in names else [*dict.fromkeys(names)]
-    unknown = [name for name in wanted if name not in release.models]
     if unknown or not wanted:
         found = ", ".join(map(repr, unknown)) or "no name"
         raise ArgumentError(

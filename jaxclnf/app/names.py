@@ -15,7 +15,11 @@ _SUFFIXES = "csv", "png", "partial.csv"
 
 
 def output_names(
-    images: Sequence[Path], out: Path, used: Sequence[str | os.PathLike[str]] = ()
+    images: Sequence[Path],
+    out: Path,
+    used: Sequence[str | os.PathLike[str]] = (),
+    *,
+    tables: Sequence[str] = (SUMMARY, BOXES),
 ) -> list[str]:
     """Names for the results of some photographs, without their suffix.
 
@@ -23,12 +27,13 @@ def output_names(
         images: The photographs, in order.
         out: Folder of the results.
         used: Files that no result may replace.
+        tables: Names of tables about all photographs together.
 
     Returns:
         Each photograph's own name without its suffix; with `_2`, `_3`, ... where an
-        earlier photograph, the summary, the table of boxes or a file of `used` has it
-        already, or that of its unfinished table. Upper and lower case count as the
-        same, as on some systems they are.
+        earlier photograph, one of `tables` or a file of `used` has it already, or that
+        of its unfinished table. Upper and lower case count as the same, as on some
+        systems they are.
 
     Example:
         >>> from pathlib import Path
@@ -36,7 +41,7 @@ def output_names(
         ['me', 'me_2']
     """
     protected = {_key(Path(path)) for path in used}
-    taken = _tables(SUMMARY) | _tables(BOXES)
+    taken = {name for table in tables for name in _tables(table)}
     names = []
     for image in images:
         name, count = image.stem, 1

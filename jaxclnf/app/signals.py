@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-_NAMES = "SIGTERM", "SIGHUP"
-"""Sent by `timeout`, containers and schedulers, and by a terminal that is closed. Not
-every system has the second."""
+_NAMES = "SIGINT", "SIGTERM", "SIGHUP"
+"""Sent by Ctrl-C, by `timeout`, containers and schedulers, and by a terminal that is
+closed. Not every system has the last."""
 
 
 _AGAIN = 2.0
@@ -33,10 +33,11 @@ class SignalEnd(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Lets SIGTERM, and SIGHUP where there is one, end a block as Ctrl-C does.
+    """Lets SIGTERM, and SIGHUP where there is one, end a block as Ctrl-C does, once.
 
-    One raises `SignalEnd`; those just after it are passed over, for `timeout` sends
-    two, and what was done is being kept. A signal that is ignored stays so, as
+    One raises `SignalEnd`, SIGINT its own `KeyboardInterrupt`; those just after it are
+    passed over, for `timeout` sends two, people lose patience, and what was done is
+    being kept. A signal that is ignored stays so, as
     `nohup` wants it. Outside the main thread, where Python takes no signals, nothing is
     changed.
 
@@ -63,7 +64,7 @@ def interrupted_by_signals() -> Iterator[None]:
         now = time.monotonic()
         if now - last >= _AGAIN:
             last = now
-            raise SignalEnd(number)
+            raise KeyboardInterrupt if number == signal.SIGINT else SignalEnd(number)
 
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}

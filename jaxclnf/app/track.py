@@ -166,7 +166,7 @@ def _names(
     # It knows no overlays; these may not take the place of a video that is read.
     read = [Path(p) for p in used if Path(p).suffix.lower() == OVERLAY_SUFFIX]
     kept = [p.with_suffix(".csv") for p in read if overlay]
-    return output_names(named, out, [*used, *kept])
+    return output_names(named, out, [*used, *kept], tables=())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,7 +87,9 @@ def open_video(path: str | os.PathLike[str], *, fps: float | None = None) -> Vid
         images = tuple(
             file
             for file in files
-            if file.suffix.lower() in FOLDER_SUFFIXES and not file.name.startswith(".")
+            if file.suffix.lower() in FOLDER_SUFFIXES
+            and not file.name.startswith(".")
+            and not file.is_dir()
         )
         if not images:
             raise MediaError(
@@ -142,9 +144,12 @@ def frames_of(video: Video) -> Generator[Frame, None, None]:
                 f" {MAX_SIDE} a side are used"
             )
         if size not in (None, shape):
+            place = f"{video.path}, frame {number}"
+            if video.images:
+                place = f"{video.images[number - 1]}, frame {number}"
             raise MediaError(
-                f"{video.path}, frame {number}: found {shape[1]} x {shape[0]} pixels;"
-                f" expected {size[1]} x {size[0]} as in the first"
+                f"{place}: found {shape[1]} x {shape[0]} pixels; expected"
+                f" {size[1]} x {size[0]} as in the first"
             )
         size = shape
         grey = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
@@ -180,7 +185,7 @@ def _photographs(video: Video) -> Iterator[np.ndarray]:
 
 def _decoded(video: Video) -> Iterator[np.ndarray]:
     capture = cv2.VideoCapture(_name(video.path))
-    count, complaint = 0, ""
+    count, complaint, first_complaint = 0, "", ""
     try:
         while True:
             # The decoder conceals what is broken, and says so on the error stream.
@@ -188,6 +193,7 @@ def _decoded(video: Video) -> Iterator[np.ndarray]:
                 is_read, bgr = capture.read()
             if messages:
                 complaint = messages[-1]
+                first_complaint = first_complaint or f"{complaint}, frame {count + 1}"
             elif is_read:
                 complaint = ""
             if not is_read:
@@ -197,10 +203,13 @@ def _decoded(video: Video) -> Iterator[np.ndarray]:
     finally:
         capture.release()
     missing = video.num_frames - count
+    told = f" of {video.num_frames}" if video.num_frames else ""
+    damaged = f"{video.path}: damaged or cut off; read {count}{told} frames,"
     if count and (complaint or missing > max(2, _FEW_MISSING * video.num_frames)):
-        told = f" of {video.num_frames}" if video.num_frames else ""
         reason = f" ({complaint})" if complaint else ""
+        raise MediaError(f"{damaged} the last may be broken{reason}")
+    if count and missing > 0 and first_complaint:
         raise MediaError(
-            f"{video.path}: damaged or cut off; read {count}{told} frames, the last may"
-            f" be broken{reason}"
+            f"{damaged} from the first damage on their numbers may be too low"
+            f" ({first_complaint})"
         )

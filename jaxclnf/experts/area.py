@@ -48,13 +48,18 @@ def areas_of_interest(
         Grey values `[landmark, row, column]`; 0 where the image does not reach.
 
     Raises:
-        ValueError: `sampling` is neither of the two.
+        ValueError: `sampling` is neither of the two, or the image is not
+            two-dimensional or empty.
 
     Example:
         >>> ramp = jnp.arange(25.0).reshape(5, 5)
         >>> areas_of_interest(ramp, jnp.asarray([[2.5, 2.0]]), jnp.eye(2), 1).item()
         12.5
     """
+    if len(image.shape) != 2 or 0 in image.shape:
+        raise ValueError(
+            f"image has shape {image.shape}; expected grey values (height, width)"
+        )
     if sampling == "exact":
         columns, rows, right, down = _exact_positions(centers, img_from_ref, size)
     elif sampling == "fixed_point":

@@ -13,7 +13,7 @@ from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.progress import PhaseReport, PhaseTrace, Progress, report
 from jaxclnf.shape.pdm import PDM, PDMParams
-from jaxclnf.solver.certificate import certify
+from jaxclnf.solver.certificate import certify_end
 from jaxclnf.solver.loop import nu_rlms_init, resume, resume_with_trace
 from jaxclnf.solver.openface import openface_log_likelihoods
 from jaxclnf.solver.options import NURLMSOptions
@@ -172,7 +172,7 @@ def run_phase(
         trace = states, valid
     else:
         state = resume(pdm, responses, state, options, rigid=rigid)
-    certificate = certify(pdm, responses, state, options, rigid=rigid)
+    certificate = certify_end(pdm, responses, state, options, rigid=rigid)
     return state, PhaseEnd(
         params=state.params,
         status=merge_status(status, state.status).astype(jnp.int32),

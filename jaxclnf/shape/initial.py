@@ -55,6 +55,7 @@ def params_from_box(
         True
     """
     dtype = pdm.mean_shape.dtype
+    box = jnp.asarray(box, dtype)
     if box.shape != (4,):
         raise ValueError(f"box has shape {box.shape}; expected (x, y, width, height)")
     if rotation is None:
@@ -103,7 +104,8 @@ def params_from_landmarks(
     Args:
         pdm: The shape model.
         landmarks: Points, pixels; values of invisible ones do not matter.
-        visible: Which landmarks to use; all if not given. With none the result is NaN.
+        visible: Which landmarks to use; all if not given. With fewer than two the
+            result is NaN.
         rotation: Where to start; frontal if not given.
         dialect: `"converged"` goes on until the landmarks rest, with steps halved
             where they do not help; `"openface"` takes the reference's three-quarter
@@ -115,7 +117,8 @@ def params_from_landmarks(
         The parameters; modes are not limited.
 
     Raises:
-        ValueError: The dialect is neither of the two.
+        ValueError: The dialect is neither of the two, or the landmarks are not as many
+            as the model's.
 
     Mirrors:
         PDM::CalcParams, from landmarks.
@@ -127,6 +130,10 @@ def params_from_landmarks(
     """
     if dialect not in ("converged", "openface"):
         raise ValueError(f"dialect is {dialect!r}; expected 'converged' or 'openface'")
+    if landmarks.shape != (pdm.num_landmarks, 2):
+        raise ValueError(
+            f"landmarks have shape {landmarks.shape}; expected {(pdm.num_landmarks, 2)}"
+        )
     dtype = pdm.mean_shape.dtype
     if visible is None:
         visible = jnp.ones(landmarks.shape[0], bool)

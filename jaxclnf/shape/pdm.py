@@ -245,6 +245,9 @@ def retract(params: PDMParams, delta: Float[Array, " d"]) -> PDMParams:
     Returns:
         The moved parameters, not clamped.
 
+    Raises:
+        ValueError: The step has not that many entries.
+
     Mirrors:
         PDM::UpdateModelParameters, with its SVD in closed form and without the detour
         over Euler angles.
@@ -254,6 +257,12 @@ def retract(params: PDMParams, delta: Float[Array, " d"]) -> PDMParams:
         >>> bool(jnp.allclose(project(pdm, moved), project(pdm, params), atol=1e-4))
         True
     """
+    num_modes = params.params_local.shape[-1]
+    if delta.shape not in ((NUM_RIGID,), (NUM_RIGID + num_modes,)):
+        raise ValueError(
+            f"delta has shape {delta.shape}; expected {NUM_RIGID} entries, or"
+            f" {NUM_RIGID + num_modes} with those of the modes"
+        )
     turned = jnp.matmul(
         params.rotation, small_rotation(delta[1:4]), precision="highest"
     )

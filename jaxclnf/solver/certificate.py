@@ -5,6 +5,8 @@ one of them is first below 0.005 px the shape is still 0.02 px from the optimum.
 certified distance is that of a full Newton step.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -29,7 +31,8 @@ class Certificate:
     smallest_curvature: Float[Array, "*b"]
     """Smallest eigenvalue of the curvature of F relative to that of the EM surrogate,
     over the directions free to move: 1 where one EM step would arrive, near 0 where EM
-    crawls, not positive where the end is no strict maximum."""
+    crawls, not positive where the end is no strict maximum; at most 1 where a mode is
+    held by its bound."""
     num_active_bounds: Int[Array, "*b"]
     """Modes at a bound that F pushes against."""
 
@@ -205,7 +208,7 @@ def certify(
     Args:
         pdm: The shape model.
         responses: The maps of the phase.
-        state: Its last state.
+        state: Its last state, of which only the parameters count.
         options: The phase's options.
         rigid: Whether the phase moved the pose only.
 
@@ -218,6 +221,37 @@ def certify(
         >>> state = nu_rlms(pdm, responses, params, options)
         >>> found = certify(pdm, responses, state, options)
         >>> bool((found.newton_distance < 0.005) & (found.smallest_curvature > 0))
+        True
+    """
+    state = dataclasses.replace(state, quadratic=None)
+    return certify_end(pdm, responses, state, options, rigid=rigid)
+
+
+def certify_end(
+    pdm: PDM,
+    responses: ResponseMaps,
+    state: NURLMSState,
+    options: NURLMSOptions,
+    *,
+    rigid: bool = False,
+) -> Certificate:
+    """`certify`, with F to the second order as the state remembers it.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps that the state was made with.
+        state: The last state of a phase.
+        options: The options that it was made with.
+        rigid: Whether the phase moved the pose only.
+
+    Returns:
+        As `certify`, which works it out again.
+
+    Example:
+        >>> options = NURLMSOptions()
+        >>> state = nu_rlms(pdm, responses, params, options)
+        >>> found = certify_end(pdm, responses, state, options)
+        >>> bool(found.newton_distance < 0.005)
         True
     """
     params = state.params

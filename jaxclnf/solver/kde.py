@@ -302,8 +302,8 @@ def grid_kde(
         side: Side of what was looked at; see `ResponseMaps`.
 
     Returns:
-        The log densities of the kernel on the grid, -inf for a map of zeros, and the
-        mean shifts `(x, y)` in pixels of the map, 0 there.
+        The log densities of the kernel on the grid, -inf for a map of zeros or NaNs,
+        and the mean shifts `(x, y)` in pixels of the map, 0 there.
 
     Mirrors:
         CLNF::NonVectorisedMeanShift_precalc_kde.
@@ -322,7 +322,7 @@ def grid_kde(
     whole = jnp.floor(cells)
     nearest = whole + (cells - whole >= 0.5).astype(maps.dtype)
     sums = kernel_sums(maps, nearest * step, sigma)
-    empty = sums[:, 0] == 0
+    empty = ~(sums[:, 0] > 0)  # a map of NaNs too
     total = jnp.where(empty, 1, sums[:, 0])
     shift = jnp.where(empty[:, None], 0, sums[:, 1:] / total[:, None] - clamped)
     return jnp.where(empty, -jnp.inf, jnp.log(total)), shift

@@ -38,8 +38,8 @@ def nu_rlms_init(
     Args:
         pdm: The shape model.
         responses: The maps of this scale.
-        params: Where to start; outside the mode bounds it is clamped, but not by
-            `openface`.
+        params: Where to start, in any precision. In a non-rigid phase it is clamped
+            to the mode bounds, but not by `openface`.
         options: The phase's options.
         rigid: Move the pose only.
 
@@ -48,7 +48,7 @@ def nu_rlms_init(
         value is not finite.
 
     Raises:
-        ValueError: `max_steps` is not positive.
+        ValueError: `max_steps` is not positive, or the solver's name is unknown.
 
     Example:
         >>> state = nu_rlms_init(pdm, responses, params, NURLMSOptions())
@@ -57,10 +57,12 @@ def nu_rlms_init(
     """
     if options.max_steps < 1:
         raise ValueError(f"max_steps is {options.max_steps}; expected 1 or more")
+    _check_solver(options)
+    dtype = pdm.mean_shape.dtype
+    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
     if not rigid and options.solver != "openface":  # which clips after steps alone
         params = clamp(pdm, params, options.n_sigmas)
     evidence = evaluate(pdm, responses, params, options)
-    dtype = evidence.shape.dtype
     value = jnp.sum(objective_terms(pdm, responses, params, evidence, options))
     status = jnp.where(
         jnp.isfinite(value) & jnp.all(jnp.isfinite(evidence.shape)),
@@ -97,6 +99,13 @@ def nu_rlms_init(
     )
 
 
+def _check_solver(options: NURLMSOptions) -> None:
+    if options.solver not in STEPS:
+        raise ValueError(
+            f"solver is {options.solver!r}; expected one of {', '.join(STEPS)}"
+        )
+
+
 @partial(jax.jit, static_argnames="rigid")
 def nu_rlms_step(
     pdm: PDM,
@@ -108,20 +117,22 @@ def nu_rlms_step(
 ) -> NURLMSState:
     """One iteration of the solver named in the options: pure and jitted.
 
-    It steps on whatever the status is; stopping is the loop's business.
+    It steps on whatever the status is; stopping is the loop's business. A state knows
+    its place in these maps, under these options: to go on with others, start again
+    from its parameters, with `nu_rlms_init`.
 
     Args:
         pdm: The shape model.
-        responses: The maps of this scale.
+        responses: The maps that the state was made with.
         state: The state before.
-        options: The phase's options.
+        options: The options that it was made with.
         rigid: Move the pose only.
 
     Returns:
         The state after, with its status.
 
     Raises:
-        ValueError: The solver's name is unknown.
+        ValueError: The solver's name is unknown, or the state is another's.
 
     Example:
         >>> state = nu_rlms_init(pdm, responses, params, NURLMSOptions())
@@ -130,9 +141,10 @@ def nu_rlms_step(
         >>> Status(int(state.status)).name
         'CONVERGED'
     """
-    if options.solver not in STEPS:
+    _check_solver(options)
+    if state.trust is not None and options.solver != "newton":
         raise ValueError(
-            f"solver is {options.solver!r}; expected one of {', '.join(STEPS)}"
+            f"the state has a trust region, of newton; start it with {options.solver}"
         )
     return STEPS[options.solver](pdm, responses, state, options, rigid=rigid)
 
@@ -151,12 +163,15 @@ def nu_rlms(
     Args:
         pdm: The shape model.
         responses: The maps of this scale.
-        params: Where to start; outside the mode bounds it is clamped.
+        params: Where to start, as for `nu_rlms_init`.
         options: The phase's options.
         rigid: Move the pose only.
 
     Returns:
         The last state.
+
+    Raises:
+        ValueError: As `nu_rlms_init`.
 
     Mirrors:
         CLNF::NU_RLMS.
@@ -226,7 +241,7 @@ def nu_rlms_with_trace(
     Args:
         pdm: The shape model.
         responses: The maps of this scale.
-        params: Where to start; outside the mode bounds it is clamped.
+        params: Where to start, as for `nu_rlms_init`.
         options: The phase's options.
         rigid: Move the pose only.
 
@@ -234,6 +249,9 @@ def nu_rlms_with_trace(
         The last state, that of `nu_rlms` (to the last bit with `em`); all states with a
         leading axis of `max_steps + 1` slots, the start in slot 0, the last state
         repeated after the end; and which slots hold a state of their own.
+
+    Raises:
+        ValueError: As `nu_rlms_init`.
 
     Example:
         >>> last, states, valid = nu_rlms_with_trace(

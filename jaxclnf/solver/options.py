@@ -115,4 +115,5 @@ class NURLMSOptions:
     """Bound of the mode weights, standard deviations."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "max_steps", whole_number("max_steps", self.max_steps))
         check_numbers(self)

@@ -31,7 +31,8 @@ class NURLMSState:
     evidence: Evidence
     """Shape, log densities and mean shifts at `params`."""
     objective: Float[Array, ""]
-    """F at `params`, px^2."""
+    """F at the start and all gains since, px^2: so it does not fall by rounding, but
+    keeps that of the start. `jaxclnf.objective` is F at any parameters."""
     gradient_norm: Float[Array, ""]
     """`max_k |g_k| / sqrt(H_kk)` over the directions free to move, pixels: how far the
     gradient alone says the shape would go in any one direction. NaN after a step of

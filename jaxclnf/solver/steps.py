@@ -4,6 +4,7 @@ Add a solver by writing its step here and naming it in `STEPS` and in
 `jaxclnf.solver.options.SolverName`; start, loop, trace and stop test are shared.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -57,8 +58,9 @@ def em_step(
         The body of CLNF::NU_RLMS, which clips the modes after the step instead.
 
     Example:
-        >>> before = nu_rlms_init(pdm, responses, params, NURLMSOptions())
-        >>> after = em_step(pdm, responses, before, NURLMSOptions())
+        >>> options = NURLMSOptions(solver="em")
+        >>> before = nu_rlms_init(pdm, responses, params, options)
+        >>> after = em_step(pdm, responses, before, options)
         >>> bool(after.objective >= before.objective)
         True
     """
@@ -116,15 +118,10 @@ def _accept_or_halve(
         num_steps=num_steps,
         status=status.astype(jnp.int32),
     )
-    old = NURLMSState(
-        params=state.params,
-        evidence=state.evidence,
-        objective=state.objective,
-        gradient_norm=state.gradient_norm,
-        shape_delta=state.shape_delta,
-        previous_shape=state.previous_shape,
+    old = dataclasses.replace(
+        state,
         step_factor=state.step_factor / 2,
         num_steps=num_steps,
-        status=status.astype(jnp.int32),
+        status=new.status,
     )
     return select(accepted, new, old)
