@@ -174,8 +174,8 @@ def test_a_damaged_frame_in_the_middle_is_told(tmp_path, monkeypatch) -> None:
             frames.append(frame)
     assert len(frames) == 11
     assert str(caught.value).endswith(
-        "a.avi: damaged or cut off; read 11 of 12 frames, from the first damage on their"
-        " numbers may be too low ([mjpeg @ 0x1] overread 8, frame 6)"
+        "a.avi: damaged or cut off; read 11 of 12 frames, from the first damage on"
+        " their numbers may be too low ([mjpeg @ 0x1] overread 8, frame 6)"
     )
 
 

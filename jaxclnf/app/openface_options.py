@@ -8,6 +8,7 @@ uses one of them gets OpenFace's numbers, unless `--dialect` says otherwise.
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -149,6 +150,10 @@ OPTIONS = (
 
 _BY_NAME = {option.name: option for option in OPTIONS}
 _OFTEN = {"-f", "-fdir"}
+_MAY_MEET = {"--starts", "--wild"}
+"""Options of ours that may be given beside one of OpenFace's that brings them."""
+_NUMBERS = {"NUMBER": float, "PIXELS": float, "COUNT": int}
+_PATHS = {"FILE", "DIR"}
 _PAIRS = (("-fx", "-fy"), ("-cx", "-cy"))
 
 
@@ -186,6 +191,8 @@ def translate(argv: Sequence[str]) -> list[str]:
     options: list[str] = []
     ended: list[str] = []
     seen: set[str] = set()
+    own: set[str] = set()
+    translated: dict[str, str] = {}
     starts_of_wild: int | None = None
     while rest:
         word = rest.pop(0)
@@ -194,6 +201,7 @@ def translate(argv: Sequence[str]) -> list[str]:
             break
         if not _is_foreign(word):
             options.append(word)
+            own.add(word.split("=")[0])
             continue
         option = _BY_NAME.get(word) or _unknown(word)
         if word in seen - _OFTEN:
@@ -204,6 +212,9 @@ def translate(argv: Sequence[str]) -> list[str]:
         if word == "-wild" and "--starts" in ours:
             starts_of_wild = len(options) + ours.index("--starts")
         (files if word in _OFTEN else options).extend(ours)
+        translated |= {flag: word for flag in ours if flag.startswith("--")}
+    for flag in sorted(translated.keys() & own - _MAY_MEET):
+        raise ArgumentError(f"{translated[flag]} and {flag}: expected one of them")
     for one, other in _PAIRS:
         if (one in seen) != (other in seen):
             missing = other if one in seen else one
@@ -255,6 +266,16 @@ def _outcome(option: OpenFaceOption, command: str, value: str) -> list[str]:
     if isinstance(outcome, Refused):
         given = f"{option.name} {value}".rstrip()
         raise ArgumentError(f"{given}: {outcome.reason}")
+    if option.value in _NUMBERS:
+        try:
+            _NUMBERS[option.value](value)
+        except ValueError:
+            kind = "a whole number" if option.value == "COUNT" else "a number"
+            raise ArgumentError(
+                f"{option.name}: found '{value}', expected {kind}"
+            ) from None
+    if option.value in _PATHS and value.startswith("-"):
+        value = os.path.join(os.curdir, value)  # or it would be taken for an option
     return [value if word == option.value else word for word in outcome.split()]
 
 

@@ -184,7 +184,8 @@ def _photographs(video: Video) -> Iterator[np.ndarray]:
 
 
 def _decoded(video: Video) -> Iterator[np.ndarray]:
-    capture = cv2.VideoCapture(_name(video.path))
+    with decoder_messages():  # said once already, when the video was looked at
+        capture = cv2.VideoCapture(_name(video.path))
     count, complaint, first_complaint = 0, "", ""
     try:
         while True:
