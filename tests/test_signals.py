@@ -20,6 +20,8 @@ HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # not on Windows
 def heard():
     """No signal is ignored, as `nohup` has it: the command would ignore it too."""
     before = {n: signal.signal(n, signal.SIG_DFL) for n in {signal.SIGTERM, HANGUP}}
+    # A shell has what it runs in the background ignore this one.
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
