@@ -41,10 +41,9 @@ def test_a_converged_fit_is_certified(fitted):
     assert "certified: 4 phases" in str(found)
 
 
-@pytest.mark.parametrize("windows", [(0, 7), (7, 7)])
-def test_several_passes_are_judged_on_the_maps_of_the_last(fitted, windows):
+def test_several_passes_are_judged_on_the_maps_of_the_last(fitted):
     model, image, once = fitted
-    options = dataclasses.replace(OPTIONS, window_sizes=windows, max_passes=9)
+    options = dataclasses.replace(OPTIONS, max_passes=9)
     result = fit(model, image, params=once.start_params, options=options)
     assert int(result.num_passes) > 1 and result.certified
     found = verify(model, image, result, options)
