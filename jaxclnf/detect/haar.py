@@ -10,7 +10,7 @@ import cv2.data
 import numpy as np
 from jaxtyping import Float64
 
-from jaxclnf.fitting.canvas import check_array
+from jaxclnf.experts.area import check_array
 from jaxclnf.fitting.model import BoxCalibration
 
 CASCADE_NAME = "haarcascade_frontalface_alt.xml"

@@ -20,7 +20,7 @@ from jaxclnf.detect.mtcnn_network import (
     Layer,
     apply_network,
 )
-from jaxclnf.fitting.canvas import check_array
+from jaxclnf.experts.area import check_array
 
 # From the last network's box to the one around the landmarks: corner and size.
 _BOX_SHIFT, _BOX_SIZE = (-0.0075, 0.2459), (1.0323, 0.7751)

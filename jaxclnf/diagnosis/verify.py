@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxclnf.diagnosis.truth import terms_of, weights_of
-from jaxclnf.experts.area import Sampling
+from jaxclnf.experts.area import Sampling, check_image
 from jaxclnf.experts.responses import response_maps
 from jaxclnf.experts.types import PatchExperts
-from jaxclnf.fitting.canvas import check_image, on_canvas
+from jaxclnf.fitting.canvas import on_canvas
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult

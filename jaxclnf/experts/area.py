@@ -5,7 +5,7 @@ Pixel centres are at integer coordinates and everything outside the image is 0, 
 padding an image with zeros on the right or at the bottom changes nothing.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +21,53 @@ GreyImage = Num[Array | np.ndarray, "height width"]
 
 _POSITION_BITS = 10  # OpenCV's warps keep positions in 1/1024 px ...
 _FRACTION_BITS = 5  # ... and interpolate on a grid of 1/32 px.
+
+
+def check_array(
+    image: Any, name: str = "image", expected: str = "an array of grey values"
+) -> None:
+    """Refuses what is no array.
+
+    Args:
+        image: What was given as an image.
+        name: What to call it.
+        expected: What it should be.
+
+    Raises:
+        TypeError: It has no shape or no type of its entries.
+
+    Example:
+        >>> check_array(np.zeros((2, 2)))
+    """
+    if hasattr(image, "shape") and hasattr(image, "dtype"):
+        return
+    if image is None:
+        raise TypeError(
+            f"{name} is None; expected {expected} (cv2.imread gives None where there"
+            " is no file, or none that it can read)"
+        )
+    raise TypeError(f"{name} is a {type(image).__name__}; expected {expected}")
+
+
+def check_image(image: Any, name: str = "image") -> None:
+    """Refuses what is not an image of grey values.
+
+    Args:
+        image: What was given as an image.
+        name: What to call it.
+
+    Raises:
+        TypeError: It is no array.
+        ValueError: It is not two-dimensional or empty.
+
+    Example:
+        >>> check_image(np.zeros((2, 2)))
+    """
+    check_array(image, name)
+    if len(image.shape) != 2 or 0 in image.shape:
+        raise ValueError(
+            f"{name} has shape {image.shape}; expected grey values (height, width)"
+        )
 
 
 def areas_of_interest(
@@ -48,6 +95,7 @@ def areas_of_interest(
         Grey values `[landmark, row, column]`; 0 where the image does not reach.
 
     Raises:
+        TypeError: The image is no array.
         ValueError: `sampling` is neither of the two, or the image is not
             two-dimensional or empty.
 
@@ -56,10 +104,7 @@ def areas_of_interest(
         >>> areas_of_interest(ramp, jnp.asarray([[2.5, 2.0]]), jnp.eye(2), 1).item()
         12.5
     """
-    if len(image.shape) != 2 or 0 in image.shape:
-        raise ValueError(
-            f"image has shape {image.shape}; expected grey values (height, width)"
-        )
+    check_image(image)
     if sampling == "exact":
         columns, rows, right, down = _exact_positions(centers, img_from_ref, size)
     elif sampling == "fixed_point":

@@ -4,7 +4,7 @@ Outside the image counts as 0 anyway, so zeros on the right and at the bottom ch
 result.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,53 +34,6 @@ class Canvas(NamedTuple):
     def area(self) -> int:
         """Its pixels."""
         return self.shape[0] * self.shape[1]
-
-
-def check_array(
-    image: Any, name: str = "image", expected: str = "an array of grey values"
-) -> None:
-    """Refuses what is no array.
-
-    Args:
-        image: What was given as an image.
-        name: What to call it.
-        expected: What it should be.
-
-    Raises:
-        TypeError: It has no shape or no type of its entries.
-
-    Example:
-        >>> check_array(np.zeros((2, 2)))
-    """
-    if hasattr(image, "shape") and hasattr(image, "dtype"):
-        return
-    if image is None:
-        raise TypeError(
-            f"{name} is None; expected {expected} (cv2.imread gives None where there"
-            " is no file, or none that it can read)"
-        )
-    raise TypeError(f"{name} is a {type(image).__name__}; expected {expected}")
-
-
-def check_image(image: Any, name: str = "image") -> None:
-    """Refuses what is not an image of grey values.
-
-    Args:
-        image: What was given as an image.
-        name: What to call it.
-
-    Raises:
-        TypeError: It is no array.
-        ValueError: It is not two-dimensional or empty.
-
-    Example:
-        >>> check_image(np.zeros((2, 2)))
-    """
-    check_array(image, name)
-    if len(image.shape) != 2 or 0 in image.shape:
-        raise ValueError(
-            f"{name} has shape {image.shape}; expected grey values (height, width)"
-        )
 
 
 def canvas_shape(image_shape: tuple[int, ...]) -> tuple[int, int]:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Num
 
-from jaxclnf.experts.area import GreyImage
-from jaxclnf.fitting.canvas import check_image, on_canvas
+from jaxclnf.experts.area import GreyImage, check_image
+from jaxclnf.fitting.canvas import on_canvas
 from jaxclnf.fitting.cores import num_cores
 from jaxclnf.fitting.face import fit_face
 from jaxclnf.fitting.given import as_boxes, check_params

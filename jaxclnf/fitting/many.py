@@ -17,12 +17,11 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Num
 
 from jaxclnf.batching import in_turn_on_cpu
+from jaxclnf.experts.area import check_array, check_image
 from jaxclnf.fitting.canvas import (
     Canvas,
     Window,
     as_grey,
-    check_array,
-    check_image,
     cut,
     holds,
     whole_image,

@@ -15,8 +15,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num
 
-from jaxclnf.experts.area import GreyImage
-from jaxclnf.fitting.canvas import check_image, on_canvas
+from jaxclnf.experts.area import GreyImage, check_image
+from jaxclnf.fitting.canvas import on_canvas
 from jaxclnf.fitting.face import fit_face, last_scale, unfitted_face
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.model import CLNFModel
