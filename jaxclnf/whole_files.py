@@ -16,7 +16,7 @@ def write_whole(path: Path, data: bytes) -> None:
         data: The contents.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: It cannot be written; the error names it.
 
     Example:
         >>> import tempfile
@@ -31,6 +31,9 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         partial.write_bytes(data)
         os.replace(partial, path)
+    except OSError as error:
+        # It names the temporary file, or none.
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
     finally:
         with contextlib.suppress(OSError):  # what matters is why it was not written
             partial.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ run, set the variable to 0."""
 LITTLE_NOW = pytest.StashKey[bool]()
 """Whether programs are compiled with little optimisation."""
 
-MOST_MAPPINGS = 20_000
+MOST_MAPPINGS = 35_000
 """Of the 65530 memory mappings that Linux grants a process by default; a compiled
 program takes some hundreds, and one too many ends the process without a word."""
 
@@ -51,21 +51,27 @@ SHARED = Path(os.environ.get("JAXCLNF_SHARED") or DEFAULT_SHARED)
 SLOW_EXAMPLES = (
     "app.check.check_model",
     "app.face_rows.openface_row",
+    "app.photo_faces.fit_photo_faces",
     "app.tables.faces_of",
     "diagnosis.agreement.judge_agreement",
+    "diagnosis.diagnose.diagnose",
     "diagnosis.verify.Verification.certified",
     "diagnosis.verify.verify",
     "fitting.face.conclude_face",
     "fitting.face.fit_face",
+    "fitting.face.level_of_fit",
     "fitting.fit.fit_with_trace",
     "fitting.hypotheses.fit_starts",
     "fitting.hypotheses.with_end",
     "fitting.many.fit_many",
     "fitting.parts.fit_parts",
+    "fitting.phases.after_phases",
+    "fitting.progress.report",
     "fitting.pruning.begin_start",
     "fitting.pruning.choose_starts",
     "fitting.pruning.finish_start",
     "fitting.pruning.keep_likeliest",
+    "fitting.schedule.fit_scales",
     "fitting.schedule.run_scales",
     "fitting.separate.fit_face_separately",
     "fitting.track.track_frame",
@@ -77,6 +83,7 @@ SLOW_EXAMPLES = (
     "learn.chain.learn_experts",
     "learn.chain.learn_shape",
     "learn.trial_fits.trial_fits",
+    "learn.validator.learn_validator",
 )
 """Functions whose examples take more than a few seconds to compile."""
 

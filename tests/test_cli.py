@@ -324,6 +324,42 @@ def test_results_that_cannot_be_written(model_file, photo, out, capsys):
     assert "cannot be written" in read_table(out, "summary.csv")[0]["problem"]
 
 
+def test_a_picture_that_cannot_be_written_costs_no_row(
+    example, model_file, photo, out, tmp_path, capsys
+):
+    os.makedirs(os.path.join(out, "face.png"))
+    boxes = boxes_file(tmp_path, "face.png," + row(example["box"]))
+    args = ["fit", photo, "--model", model_file, "--boxes", boxes, "--out", out]
+    assert main([*args, *WINDOWS]) == 1
+    (summary,) = read_table(out, "summary.csv")
+    assert "face.png: cannot be written" in summary["problem"]
+    assert (summary["faces"], summary["converged"]) == ("1", "1")
+    assert (summary["table"], summary["overlay"]) == ("face.csv", "")
+    assert len(read_table(out, "face.csv")) == 1
+    shown = capsys.readouterr()
+    assert shown.out.endswith(f"-> {out}/face.csv\n")
+
+
+def test_output_to_a_full_disk(model_file):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "jaxclnf", "info", model_file]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "jaxclnf: what is said cannot be written (No space left on device); ended\n"
+    )
+
+
+def test_a_photograph_whose_name_is_too_long(model_file, photo, out, capsys):
+    long = "n" * 300 + ".png"
+    args = ["fit", long, photo, "--model", model_file, "--out", out, "--no-picture"]
+    assert main(args) == 1
+    assert f"{long}: cannot be read" in capsys.readouterr().err
+    assert read_table(out, "face.csv") == []
+
+
 def test_a_summary_that_cannot_be_written(model_file, photo, out, capsys):
     os.makedirs(os.path.join(out, "summary.csv"))
     assert main(["fit", photo, "--model", model_file, "--out", out]) == 1

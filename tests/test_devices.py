@@ -1,5 +1,6 @@
 """Faces spread over several devices: eight simulated ones in a process of its own."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -29,7 +30,10 @@ boxes = np.asarray(face["box"]) + moves
 boxes[5] = np.nan
 options = FitOptions(window_sizes=(7,), starts=1)
 mesh = Mesh(np.array(jax.devices()), ("faces",))
-spread = many.fit_many(model, image, boxes, options=options, mesh=mesh, chunk=2)
+# A model that is on one of them, and the mesh as JAX makes it, with explicit axes.
+mine = jax.device_put(model, jax.devices()[3])
+explicit = jax.make_mesh((8,), ("faces",))
+spread = many.fit_many(mine, image, boxes, options=options, mesh=explicit, chunk=2)
 alone = many.fit_many(model, image, boxes, options=options, chunk=2)
 np.testing.assert_allclose(spread.landmarks, alone.landmarks, atol=1e-3)
 np.testing.assert_array_equal(spread.status, alone.status)
@@ -77,3 +81,9 @@ def test_a_mesh_has_one_axis(example: dict):
         jaxclnf.fit_many(
             example["model"], example["image"], example["box"][None], mesh=mesh
         )
+
+
+def test_a_list_of_devices_is_no_mesh(example: dict):
+    place = example["model"], example["image"], example["box"][None]
+    with pytest.raises(TypeError, match="mesh is a list; expected a Mesh"):
+        inspect.unwrap(jaxclnf.fit_many)(*place, mesh=jax.devices())

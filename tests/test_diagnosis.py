@@ -40,7 +40,11 @@ def _problem(names: dict) -> tuple[PDM, ResponseMaps, PDMParams]:
     return names["pdm"], names["responses"], names["params"]
 
 
-@pytest.fixture(scope="module", params=[np.float64, np.float32], ids=["f64", "f32"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(np.float64, marks=pytest.mark.slow), np.float32],
+    ids=["f64", "f32"],
+)
 def names(request: pytest.FixtureRequest) -> dict:
     return synthetic.example(request.param)
 

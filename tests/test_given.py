@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxclnf import FitOptions, fit, fit_many
+from jaxclnf import FitOptions, TrackOptions, fit, fit_many, start_tracking
+from jaxclnf.experts.area import check_image
 from jaxclnf.fitting import many as many_module
-from jaxclnf.fitting.given import as_boxes, check_params
+from jaxclnf.fitting.given import as_box, as_boxes, check_params, check_tracking
+from jaxclnf.status import Status
+from tests import synthetic
 
 
 def test_boxes_that_are_sequences():
@@ -24,6 +27,25 @@ def test_boxes_that_are_sequences():
                 as_boxes(boxes, single=single)
     with pytest.raises(ValueError, match="boxes are of type <U1; expected numbers"):
         as_boxes(np.asarray(["a"] * 4), single=True)
+
+
+def test_one_box():
+    assert as_box((1, 2, 30, 40)).tolist() == [1, 2, 30, 40]
+    for boxes in (np.zeros((1, 4)), np.zeros((0, 4)), []):
+        with pytest.raises(
+            ValueError, match=r"the box has shape \(., 4\); expected \(4,"
+        ):
+            as_box(boxes)
+
+
+@pytest.mark.slow
+def test_a_box_beyond_float32_is_a_row():
+    face = synthetic.example(np.float32)
+    boxes = np.array([[1e300, 0, 10, 10], [0, 0, 1e39, 1e39]])
+    place = face["model"], face["image"], boxes
+    for fitting in (fit, fit_many):
+        found = fitting(*place, options=FitOptions(window_sizes=(7,), starts=1))
+        assert found.status.tolist() == [Status.BAD_START] * 2
 
 
 def test_boxes_of_other_shapes():
@@ -123,3 +145,34 @@ def test_sizes_to_prepare(example: dict):
             ValueError, match=f"window size {size}; expected it odd, or"
         ):
             example["model"].prepared((size,))
+
+
+def test_a_track_of_another_kind(example: dict):
+    model = example["model"]
+    plain = TrackOptions()
+    state = start_tracking(model, plain)
+    check_tracking(model, state, plain)
+    with pytest.raises(
+        TypeError, match="options are FitOptions; expected TrackOptions"
+    ):
+        check_tracking(model, state, FitOptions())
+    with pytest.raises(TypeError, match="state is a NoneType; expected a TrackerState"):
+        check_tracking(model, None, plain)
+    two = jax.tree.map(lambda x: jnp.stack([x, x]), state)
+    with pytest.raises(ValueError, match=r"leading axes \(2,\); .* jax.vmap of track_"):
+        check_tracking(model, two, plain)
+    few = dataclasses.replace(state.params, params_local=jnp.zeros(1))
+    other = dataclasses.replace(state, params=few)
+    with pytest.raises(ValueError, match=r"state.params.params_local has shape \(1,\)"):
+        check_tracking(model, other, plain)
+    pictures = TrackOptions(use_template=True)
+    with pytest.raises(ValueError, match="state has no room for a template"):
+        check_tracking(model, state, pictures)
+    check_tracking(model, start_tracking(model, pictures), plain)
+
+
+@pytest.mark.parametrize("kind", ["complex", "str", "object"])
+def test_images_of_no_real_numbers(example: dict, kind: str):
+    image = example["image"].astype(kind)
+    with pytest.raises(TypeError, match="image is of type .*; expected real numbers"):
+        check_image(image)

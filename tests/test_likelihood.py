@@ -102,7 +102,7 @@ def test_a_scale_that_the_validator_lacks():
     ("options", "scale"),
     [
         (SMALL, 0),
-        (FitOptions(window_sizes=(7, 9)), 1),
+        pytest.param(FitOptions(window_sizes=(7, 9)), 1, marks=pytest.mark.slow),
         pytest.param(FitOptions(window_sizes=(0, 7)), 1, marks=pytest.mark.slow),
         pytest.param(
             FitOptions.openface(parts=False), 1, marks=pytest.mark.slow, id="openface"
@@ -132,7 +132,11 @@ def test_success_is_what_the_validator_says(example: dict):
         assert bool(result.success) == success
         assert result.status == Status.CONVERGED and result.certified
         np.testing.assert_array_equal(result.landmarks, plain.landmarks)
-    model = judging(example["model"], 50.0, level - 0.1)
+
+
+@pytest.mark.slow
+def test_of_several_faces_each_is_judged(example: dict):
+    model = judging(example["model"], 50.0, -100.0)
     boxes = np.stack([example["box"], np.full(4, np.nan)])
     both = fit_many(model, [example["image"]] * 2, boxes, options=SMALL)
     assert both.success.tolist() == [True, False]
@@ -179,6 +183,7 @@ def test_certainty_under_jit_vmap_and_with_a_trace(example: dict):
     np.testing.assert_allclose(traced.certainty, one_by_one[1], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_face_that_goes_is_noticed(example: dict):
     """Its picture gives way to noise: the fit still converges, but is not trusted."""
     noise = np.random.default_rng(0).integers(0, 256, example["image"].shape)

@@ -58,7 +58,11 @@ def _same(a, b, tol: float = 0.0) -> None:
             np.testing.assert_array_equal(x, y)
 
 
-@pytest.fixture(scope="module", params=[np.float64, np.float32], ids=["f64", "f32"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(np.float64, marks=pytest.mark.slow), np.float32],
+    ids=["f64", "f32"],
+)
 def names(request: pytest.FixtureRequest) -> dict:
     return synthetic.example(request.param)
 

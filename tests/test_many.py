@@ -1,5 +1,8 @@
 """`fit_many`: faces of any images, cut out, in any order; the numbers of `fit`."""
 
+import dataclasses
+import inspect
+
 import jax
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.many import fit_many
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
+from jaxclnf.shape.pdm import PDMParams
 from jaxclnf.status import Status
 from tests import synthetic
 
@@ -167,6 +171,24 @@ def test_a_face_among_bad_ones(face: dict, album: tuple, results: FitResult):
     assert found.status.tolist() == [Status.BAD_START] * 3 + [Status.CONVERGED]
 
 
+@pytest.mark.slow
+def test_every_place_is_that_in_the_whole_image(face: dict, album: tuple):
+    """That of each pass too, though fits are made in a part of the image."""
+    options = dataclasses.replace(QUICK, max_passes=3)
+    image, box = album[0][2], album[1][2]
+    alone = fit(face["model"], image, box, options=options)
+    found = fit_many(face["model"], image, box[None], options=options)
+    places = {
+        name: (value, getattr(found, name))
+        for name, value in vars(alone).items()
+        if isinstance(value, PDMParams)
+    }
+    assert {"params", "start_params", "phase_params", "pass_params"} <= {*places}
+    for name, (one, other) in places.items():
+        moved = np.abs(np.asarray(one.translation - other.translation[0]))
+        assert moved.max() < CLOSE, name
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -206,6 +228,10 @@ def test_nothing_beyond_the_reach_matters(face: dict, options: FitOptions):
         ({"image_index": [0, 1]}, "image_index[1] is 1; expected 0 to 0"),
         ({"image_index": [-1, 0]}, "image_index[0] is -1"),
         ({"chunk": 0}, "chunk is 0"),
+        (
+            {"options": FitOptions(window_sizes=())},
+            "leave none of the model's 2 scales",
+        ),
     ],
 )
 def test_wrong_arguments(face: dict, change: dict, problem: str):
@@ -213,6 +239,19 @@ def test_wrong_arguments(face: dict, change: dict, problem: str):
     with pytest.raises(ValueError) as caught:
         fit_many(face["model"], **arguments)
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"chunk": 1.5}, "chunk is 1.5; expected a whole number"),
+        ({"image_index": [[0], [0, 1]]}, "image_index is .*; expected one whole"),
+    ],
+)
+def test_what_is_no_whole_number(face: dict, change: dict, problem: str):
+    place = face["model"], face["image"], np.ones((2, 4))
+    with pytest.raises(ValueError, match=problem):
+        inspect.unwrap(fit_many)(*place, **change)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,21 @@ def test_truncated_files_are_refused_quietly(suffix, share, picture, tmp_path, c
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("place", ["within", "at the end"])
+def test_a_picture_with_bytes_of_something_else(place, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)
+    data = _encoded(cv2.blur(noise, (9, 9)), ".jpg")
+    path = tmp_path / "a.jpg"
+    if place == "within":
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes(2000) + data[middle + 2000 :])
+        with pytest.raises(MediaError, match="a.jpg: damaged image .Corrupt JPEG"):
+            read_image(path)
+    else:  # some cameras write more than there should be
+        path.write_bytes(data[:-2] + b"more" + data[-2:])
+        assert read_image(path)[0].shape == (300, 300, 3)
+
+
 def test_other_unusable_files(tmp_path, capfd):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty.jpg").touch()

@@ -1,6 +1,7 @@
 """Our own model file, and finding and opening any kind of model."""
 
 import dataclasses
+import errno
 import inspect
 import io
 import json
@@ -170,12 +171,13 @@ def test_failed_saving_leaves_the_old_file(
     file: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ):
     def fail(*_: object) -> None:
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left", "a temporary name")
 
     before = file.read_bytes()
     monkeypatch.setattr(Path if step == "write_bytes" else os, step, fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="no space left") as caught:
         save_model(tiny_model(), file)
+    assert caught.value.filename == str(file)
     monkeypatch.undo()
     assert file.read_bytes() == before
     assert [*file.parent.iterdir()] == [file]
@@ -219,6 +221,16 @@ def test_what_cannot_be_stored(tmp_path: Path, value: jax.Array):
     with pytest.raises(TypeError, match="cannot store it"):
         save_model(dataclasses.replace(model, pdm=odd), tmp_path / "odd.npz")
     assert not [*tmp_path.iterdir()]
+
+
+def test_numbers_with_their_bytes_the_other_way_round(tmp_path: Path):
+    model = tiny_model()
+    values = np.asarray(model.pdm.eigen_values)
+    turned = values.astype(values.dtype.newbyteorder())
+    pdm = dataclasses.replace(model.pdm, eigen_values=turned)
+    save_model(dataclasses.replace(model, pdm=pdm), tmp_path / "turned.npz")
+    again = read_model(tmp_path / "turned.npz").pdm.eigen_values
+    np.testing.assert_array_equal(again, values)
 
 
 # Damage.
@@ -343,6 +355,17 @@ def test_unknown_fields_and_types(file: Path):
     assert "[1]" in refused(read_model, rewritten(file, odd_names))
 
 
+@pytest.mark.parametrize("what", ["words", "no pairs"])
+def test_what_another_program_may_write(file: Path, what: str):
+    def change(header: dict, arrays: dict[str, np.ndarray]) -> None:
+        if what == "words":
+            arrays["array_0000"] = np.array(["word"])
+        else:
+            header["model"]["fields"]["parts"] = {"items": [["a", 1, 2]]}
+
+    assert "found what is no model" in refused(read_model, rewritten(file, change))
+
+
 def test_fields_with_defaults_may_be_missing(file: Path):
     """So files of today can be read when models have gained more fields."""
 
@@ -457,8 +480,13 @@ def test_loading_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         folder.mkdir(parents=True)
     save_model(tiny_model(sane=True), models / "tiny.npz")
     monkeypatch.setattr(load, "_MODEL_FOLDERS", (tmp_path / "absent", models))
-    monkeypatch.chdir(elsewhere)  # A folder called `tiny` does not hide the model.
+    monkeypatch.chdir(elsewhere)  # A folder called `tiny` does not hide the model,
     assert load_model("tiny").info.name == "tiny"
+    (elsewhere / "tiny").rmdir()
+    (elsewhere / "tiny").touch()  # nor does a file.
+    assert load_model("tiny").info.name == "tiny"
+    (elsewhere / "weights").touch()
+    assert "weights: found suffix ''" in refused(load_model, "weights")
     message = refused(load_model, "large")
     assert "['tiny']" in message and "main_clnf_general.txt" in message
     save_model(tiny_model(sane=True), models / "default.npz")

@@ -100,6 +100,16 @@ def test_names_that_are_no_text_are_written(tmp_path):
     assert (tmp_path / "a.csv").read_bytes() == b"image\n" + b"caf\xe9.jpg\n"
 
 
+@pytest.mark.parametrize("name", ["a\rb", "a\nb", "a\r\nb", 'a"\rb'])
+def test_names_with_line_breaks_are_read_back(name, tmp_path):
+    boxes = {name: np.array([[1.0, 2.0, 3.0, 4.0]]), "other": np.ones((2, 4))}
+    write_boxes(tmp_path / "a.csv", boxes)
+    again = read_boxes(tmp_path / "a.csv")
+    assert list(again) == list(boxes)
+    for key, value in boxes.items():
+        np.testing.assert_array_equal(again[key], value)
+
+
 def test_unwritable_table_is_named(tmp_path):
     with pytest.raises(MediaError, match="no/such"):
         write_rows(tmp_path / "no" / "such" / "a.csv", ("a",), [])

@@ -1,6 +1,7 @@
 """Following faces: the rules with simulated fits, and whole frames with real ones."""
 
 import dataclasses
+import inspect
 from functools import cache
 
 import jax
@@ -346,6 +347,15 @@ def test_parts_may_be_fitted_in_some_frames_alone(with_parts) -> None:
     assert list(result.parts) == ["part"]
 
 
+def test_a_box_is_no_detector() -> None:
+    face = make_example()
+    state = start_tracking(face["model"], OPTIONS)
+    place = face["model"], face["image"], state, OPTIONS
+    with pytest.raises(TypeError, match="detect is a .*; expected a function"):
+        inspect.unwrap(track_frame)(*place, np.asarray(face["box"]))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("again", ["first", "follow"])
 def test_several_passes_may_be_made_in_some_frames_alone(again) -> None:
     face = make_example()

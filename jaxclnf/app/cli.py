@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import io
 import sys
@@ -52,6 +53,10 @@ A subcommand is a frozen dataclass: its fields are the arguments, and its method
 """
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of a disk to which the output is redirected."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
@@ -92,7 +97,10 @@ def _run(args: list[str]) -> int:
         )
         if args != given:
             command = dataclasses.replace(command, openface_options=True)
-        return command.run()
+        code = command.run()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except (
         SystemExit
     ) as end:  # from the parser: help was shown, or an argument is wrong
@@ -101,10 +109,13 @@ def _run(args: list[str]) -> int:
         say_error(error)
         return 2
     except BrokenPipeError as error:  # the reader, `head` for instance, has seen enough
-        sys.stdout = None
-        with contextlib.suppress(OSError):
-            say_error(with_notes("nobody reads what is said; ended", error))
-        return 1
+        return _end_without_output("nobody reads what is said", error)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        return _end_without_output(
+            f"what is said cannot be written ({error.strerror})", error
+        )
     except RuntimeError as error:
         if "Unable to initialize backend" not in str(error):
             raise
@@ -117,6 +128,13 @@ def _run(args: list[str]) -> int:
     except KeyboardInterrupt as error:
         say_error(with_notes("interrupted", error))
         return 130
+
+
+def _end_without_output(why: str, error: OSError) -> int:
+    sys.stdout = None
+    with contextlib.suppress(OSError):
+        say_error(with_notes(f"{why}; ended", error))
+    return 1
 
 
 def _parsers(chosen: list[str]) -> dict[str, Callable[..., Any]]:

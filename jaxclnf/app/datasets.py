@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,11 @@ def read_pts(path: str | os.PathLike[str]) -> np.ndarray:
     if not opening or not closing:
         raise TableError(f"{path}: found no points between braces")
     points = np.asarray(
-        [_point(path, line) for line in body.strip().splitlines()], float
+        [_point(path, line) for line in body.splitlines() if line.strip()], float
     ).reshape(-1, 2)
-    announced = header.rpartition("n_points:")[2].split()
-    if announced and announced[0] != str(len(points)):
-        raise TableError(f"{path}: found {len(points)} points, not {announced[0]}")
+    announced = re.findall(r"n_points\s*:\s*(\d+)", header)
+    if announced and int(announced[-1]) != len(points):
+        raise TableError(f"{path}: found {len(points)} points, not {announced[-1]}")
     return points
 
 

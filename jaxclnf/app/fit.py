@@ -1,6 +1,7 @@
 """`jaxclnf fit`: faces in photographs, a table and a picture for each."""
 
 import dataclasses
+import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
@@ -142,7 +143,7 @@ class FitCommand(FaceSetup):
             try:
                 if isinstance(photo, MediaError):
                     raise photo
-                trusted = work.write_photo(photo, out / name)
+                trusted = work.write_table(photo, out / name)
             except MediaError as error:
                 all_done = False
                 record.rows.append((image, 0, 0, 0, str(error), "", ""))
@@ -156,7 +157,15 @@ class FitCommand(FaceSetup):
             if given and not faces:
                 all_done = False
                 say_error(f"{image}: {problem} in {self.boxes}")
-            files = [f"{name}.csv", f"{name}.png" if self.picture else ""]
+            files = [f"{name}.csv", ""]
+            if self.picture:
+                try:
+                    write_png(f"{out / name}.png", draw_fits(photo.bgr, faces))
+                    files[1] = f"{name}.png"
+                except MediaError as error:  # the table is there
+                    all_done = False
+                    problem = "; ".join(filter(None, (problem, str(error))))
+                    say_error(error)
             counts = len(faces), converged, trusted
             record.rows.append((image, *counts, problem, *files))
             verdicts = []
@@ -165,7 +174,7 @@ class FitCommand(FaceSetup):
                 verdicts.append(f"{converged} converged")
             if work.model.validator is not None or not verdicts:
                 verdicts.append(f"{trusted} trusted")
-            written = f"{out / name}.csv" + ", .png" * self.picture
+            written = f"{out / name}.csv" + ", .png" * bool(files[1])
             print(_progress(image, len(faces), ", ".join(verdicts), problem, written))
         return all_done
 
@@ -266,8 +275,8 @@ class _Work:
             else:
                 yield _Photo(bgr, grey, found)
 
-    def write_photo(self, photo: _Photo, target: Path) -> int:
-        """Writes what was found; returns how many faces are to be trusted."""
+    def write_table(self, photo: _Photo, target: Path) -> int:
+        """Writes the faces that were found; returns how many are to be trusted."""
         rows = [
             openface_row(
                 self.model,
@@ -281,15 +290,13 @@ class _Work:
         columns = self.setup.columns(self.model, "photo")
         write_openface_rows(f"{target}.csv", columns, rows)
         remove_partial(f"{target}.csv")
-        if self.setup.picture:
-            write_png(f"{target}.png", draw_fits(photo.bgr, photo.faces))
         return sum(row.success for row in rows)
 
 
 def _photographs(paths: Sequence[Path]) -> Iterator[Path]:
     """The photographs themselves, where folders are given."""
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # `Path.is_dir` may raise
             yield path
             continue
         try:
@@ -314,7 +321,7 @@ def _photographs(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _check_out(out: Path, inputs: Sequence[Path]) -> None:
     for path in inputs:
-        if path.is_dir() and out.is_dir() and path.samefile(out):
+        if os.path.isdir(path) and out.is_dir() and path.samefile(out):
             raise ArgumentError(
                 f"--out {out}: found a folder whose photographs are fitted; expected"
                 " another one, or --no-picture: the next run would take the pictures"

@@ -1,6 +1,7 @@
 """Image files: reading whatever people have, and writing without half-written files."""
 
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,12 @@ MAX_FILE_BYTES = 1 << 30
 MAX_SIDE = 1 << 15
 """Longest side of an image that is used, pixels. One narrow strip of more would still
 take memory for a whole square."""
+
+_DAMAGE = re.compile(
+    r"Corrupt JPEG data: (?!\d+ extraneous bytes)|.*code not yet in table"
+)
+"""What decoders say of a picture that they fill up with other pixels. Bytes too many,
+which some cameras write, spoil none."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 """Files in a folder that count as images, in small letters."""
@@ -66,6 +73,8 @@ def read_image(
             raise MediaError(f"{path}: damaged image ({error.err or error})") from error
     if bgr is None:
         raise MediaError(f"{path}: {_why_not_decoded(path, messages)}")
+    if damage := next(filter(_DAMAGE.match, messages), None):
+        raise MediaError(f"{path}: damaged image ({damage})")
     height, width = bgr.shape[:2]
     if max(height, width) > MAX_SIDE:
         raise MediaError(

@@ -183,12 +183,17 @@ def write_rows(
         ...     Path(folder, "a.csv").read_text()
         'a,b\\n1,"x,y"\\n'
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    text = "".join(map(_line, [header, *rows]))
     # File names may hold bytes that are no text; they go out as they came in.
-    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def _line(values: Sequence) -> str:
+    """A row as text. Quoted is what holds a character that ends a line, of either
+    kind: readers end a row there."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def read_boxes(path: str | os.PathLike[str]) -> dict[str, Float64[np.ndarray, "b 4"]]:

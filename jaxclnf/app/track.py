@@ -1,6 +1,7 @@
 """`jaxclnf track`: a face, or all faces, followed through videos."""
 
 import dataclasses
+import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -162,7 +163,7 @@ def _names(
     videos: Sequence[Path], out: Path, used: Sequence[str | Path], overlay: bool
 ) -> list[str]:
     # `output_names` drops a suffix, which the name of a folder has not.
-    named = [Path(f"{v.resolve().name}.d") if v.is_dir() else v for v in videos]
+    named = [Path(f"{v.resolve().name}.d") if os.path.isdir(v) else v for v in videos]
     # It knows no overlays; these may not take the place of a video that is read.
     read = [Path(p) for p in used if Path(p).suffix.lower() == OVERLAY_SUFFIX]
     kept = [p.with_suffix(".csv") for p in read if overlay]

@@ -57,7 +57,7 @@ def check_image(image: Any, name: str = "image") -> None:
         name: What to call it.
 
     Raises:
-        TypeError: It is no array.
+        TypeError: It is no array, or none of real numbers.
         ValueError: It is not two-dimensional or empty.
 
     Example:
@@ -68,6 +68,9 @@ def check_image(image: Any, name: str = "image") -> None:
         raise ValueError(
             f"{name} has shape {image.shape}; expected grey values (height, width)"
         )
+    kind = np.dtype(image.dtype).kind
+    if kind not in "fiub" and not jnp.issubdtype(image.dtype, jnp.floating):
+        raise TypeError(f"{name} is of type {image.dtype}; expected real numbers")
 
 
 def areas_of_interest(

@@ -177,7 +177,8 @@ def _fit(
 
     image = on_canvas(np.asarray(image), dtype)
     if params is None:
-        boxes = np.asarray(boxes, dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are none
+            boxes = np.asarray(boxes, dtype)
         start = _starts_from_box if boxes.ndim == 1 else _rows_of_boxes
         starts = start(model.pdm, boxes, options.starts)
     else:

@@ -1,4 +1,4 @@
-"""What a fit is asked to start from, boxes or parameters: checked, as arrays."""
+"""What a fit or a track is asked to begin with: checked, and boxes as arrays."""
 
 from reprlib import repr as short
 from typing import Any
@@ -6,6 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.track_options import TrackOptions
+from jaxclnf.fitting.track_state import TrackerState
 from jaxclnf.shape.pdm import PDM, PDMParams
 from jaxclnf.tracing import is_traced
 
@@ -54,6 +57,28 @@ def as_boxes(boxes: Any, *, single: bool) -> Any:
     return found
 
 
+def as_box(box: Any) -> Any:
+    """One box as an array, whatever sequence it is.
+
+    Args:
+        box: As for `as_boxes`.
+
+    Returns:
+        `(4,)`.
+
+    Raises:
+        ValueError: It is not four numbers.
+
+    Example:
+        >>> as_box((10, 20, 30, 40)).shape
+        (4,)
+    """
+    found = as_boxes(box, single=True)
+    if found.ndim != 1:
+        raise ValueError(f"the box has shape {found.shape}; expected (4,), one face")
+    return found
+
+
 def check_params(pdm: PDM, params: Any) -> tuple[int, ...]:
     """Refuses parameters that are none of a shape model's.
 
@@ -73,26 +98,86 @@ def check_params(pdm: PDM, params: Any) -> tuple[int, ...]:
         >>> check_params(pdm, params)
         ()
     """
+    leading = check_shapes(pdm, params)
+    if not is_traced():
+        _check_rotations(np.asarray(params.rotation, np.float64).reshape(-1, 3, 3))
+    return leading
+
+
+def check_shapes(pdm: PDM, params: Any, name: str = "params") -> tuple[int, ...]:
+    """`check_params` without a look at the numbers.
+
+    Args:
+        pdm: The shape model.
+        params: What is given as parameters.
+        name: What to call them.
+
+    Returns:
+        Their leading axes, one at most.
+
+    Raises:
+        TypeError: They are no `PDMParams`.
+        ValueError: Their arrays do not fit together or do not fit the model.
+
+    Example:
+        >>> check_shapes(pdm, params)
+        ()
+    """
     if not isinstance(params, PDMParams):
-        raise TypeError(f"params are a {type(params).__name__}; expected PDMParams")
+        raise TypeError(f"{name} are a {type(params).__name__}; expected PDMParams")
     leading = np.shape(params.scale)
     if len(leading) > 1:
-        raise ValueError(f"params have leading axes {leading}; expected one at most")
+        raise ValueError(f"{name} have leading axes {leading}; expected one at most")
     shapes = {
         "rotation": (3, 3),
         "translation": (2,),
         "params_local": (pdm.num_modes,),
     }
-    for name, shape in shapes.items():
-        found = np.shape(getattr(params, name))
+    for field, shape in shapes.items():
+        found = np.shape(getattr(params, field))
         if found != leading + shape:
             raise ValueError(
-                f"params.{name} has shape {found}; expected {leading + shape}, as "
-                f"params.scale has {leading}"
+                f"{name}.{field} has shape {found}; expected {leading + shape}, as "
+                f"{name}.scale has {leading}"
             )
-    if not is_traced():
-        _check_rotations(np.asarray(params.rotation, np.float64).reshape(-1, 3, 3))
     return leading
+
+
+def check_tracking(model: CLNFModel, state: Any, options: Any) -> None:
+    """Refuses a state or options with which a face cannot be followed.
+
+    Args:
+        model: The model.
+        state: What is given as the state.
+        options: What is given as the options.
+
+    Raises:
+        TypeError: They are none.
+        ValueError: The state is of several faces, of another model, or without room for
+            the template that the options ask for.
+
+    Example:
+        >>> state = start_tracking(model, TrackOptions())
+        >>> check_tracking(model, state, TrackOptions())
+    """
+    if not isinstance(options, TrackOptions):
+        raise TypeError(f"options are {type(options).__name__}; expected TrackOptions")
+    if not isinstance(state, TrackerState):
+        raise TypeError(
+            f"state is a {type(state).__name__}; expected a TrackerState, as that of"
+            " start_tracking"
+        )
+    if leading := np.shape(state.initialised):
+        raise ValueError(
+            f"state has leading axes {leading}; expected the state of one face, or"
+            " jax.vmap of track_step"
+        )
+    check_shapes(model.pdm, state.params, "state.params")
+    if options.use_template and 0 in np.shape(state.template.pixels):
+        raise ValueError(
+            "state has no room for a template; expected one that start_tracking made"
+            " with these options"
+        )
 
 
 def _check_rotations(rotations: np.ndarray) -> None:

@@ -8,12 +8,14 @@ again with more of the image. Thus the numbers are those of `fit`.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from reprlib import repr as short
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Num
 
 from jaxclnf.batching import in_turn_on_cpu
@@ -35,6 +37,9 @@ from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
+from jaxclnf.fitting.schedule import windows_of_scales
+from jaxclnf.shape.pdm import PDMParams
+from jaxclnf.solver.options import whole_number
 from jaxclnf.tracing import traced_once
 
 Numbers = Num[Array | np.ndarray, "..."]
@@ -88,16 +93,16 @@ def fit_many(
             a time. Default: only the default device.
 
     Returns:
-        The result of each face in the order of the boxes, with one leading axis. A box
-        that is not finite, has no size or lies wholly outside its image gives
-        `Status.BAD_START`, not an error. The landmarks are those of `fit` to within
-        rounding, and do not depend on the other faces.
+        The result of each face in the order of the boxes, with one leading axis, on the
+        default device. A box that is not finite, has no size or lies wholly outside
+        its image gives `Status.BAD_START`, not an error. The landmarks are those of
+        `fit` to within rounding, and do not depend on the other faces.
 
     Raises:
-        TypeError: An image is no array.
+        TypeError: An image is no array, or `mesh` no mesh.
         ValueError: An image is not two-dimensional or empty, boxes are not `(f, 4)`,
-            image indices are missing or out of range, `chunk` is not positive, or
-            `mesh` has several axes.
+            image indices are missing or out of range, `chunk` is not positive,
+            `mesh` has several axes, or the options leave no scale to fit.
 
     Example:
         >>> options = FitOptions(window_sizes=(7,))
@@ -107,10 +112,16 @@ def fit_many(
         ['CONVERGED', 'BAD_START']
     """
     work = _prepared(model, images, boxes, image_index, options)
-    if chunk is not None and chunk < 1:
+    windows_of_scales(model, options)  # refuses those that leave no scale
+    if chunk is not None and whole_number("chunk", chunk) < 1:
         raise ValueError(f"chunk is {chunk}; expected 1 or more, or None")
-    if mesh is not None and len(mesh.axis_names) != 1:
-        raise ValueError(f"mesh has axes {mesh.axis_names}; expected one")
+    if mesh is not None:
+        if not isinstance(mesh, Mesh):
+            raise TypeError(f"mesh is a {type(mesh).__name__}; expected a Mesh")
+        if len(mesh.axis_names) != 1:
+            raise ValueError(f"mesh has axes {mesh.axis_names}; expected one")
+        on_each = NamedSharding(mesh, PartitionSpec())
+        model, options = jax.device_put((model, options), on_each)
     # Rows of all chunks one below the other, and where among them each face is: with a
     # tree of rows for each face, Python would be slower than an accelerator.
     fitted: list[FitResult] = []
@@ -205,7 +216,13 @@ def _indices(image_index: Any, num_images: int, num_faces: int) -> np.ndarray:
             )
         one_each = np.arange(num_faces)
         return one_each if num_images == num_faces else np.zeros_like(one_each)
-    index = np.asarray(image_index)
+    try:
+        index = np.asarray(image_index)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(
+            f"image_index is {short(image_index)}; expected one whole number for each"
+            f" of {num_faces} boxes"
+        ) from error
     index = index.astype(int) if not index.size else index
     if index.shape != (num_faces,) or not np.issubdtype(index.dtype, np.integer):
         raise ValueError(
@@ -265,6 +282,9 @@ def _fit_windows(
 
     def begin(part: Chunk) -> FitResult:
         inputs = _inputs(model, work, part, devices)
+        if mesh is not None:
+            spread = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+            inputs = jax.device_put(inputs, spread)
         return _fit_chunk(model, *inputs, options=options, mesh=mesh)
 
     begun = on_all_cores(begin, chunks) if one_cpu else one_ahead(begin, chunks)
@@ -287,7 +307,8 @@ def _inputs(
         window = work.windows[i]
         sizes[k] = cut(work.images[work.image_index[i]], window, crops[k])
         corners[k] = window.left, window.top
-        boxes[k] = work.boxes[i] - np.array([window.left, window.top, 0, 0])
+        with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are none
+            boxes[k] = work.boxes[i] - np.array([window.left, window.top, 0, 0])
     return crops, sizes, boxes, corners
 
 
@@ -349,12 +370,11 @@ def _moved(result: FitResult, by: Float[Array, " 2"]) -> FitResult:
         )
         for name, part in result.parts.items()
     }
+    places = {field.name: getattr(result, field.name) for field in fields(result)}
     return dataclasses.replace(
         result,
         landmarks=result.landmarks + by[None, :],
-        params=result.params.moved(by),
-        phase_params=result.phase_params.moved(by),
-        start_params=result.start_params.moved(by),
         reach=result.reach + jnp.tile(by, 2),
         parts=parts,
+        **{k: x.moved(by) for k, x in places.items() if isinstance(x, PDMParams)},
     )

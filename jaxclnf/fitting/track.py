@@ -19,6 +19,7 @@ from jaxclnf.experts.area import GreyImage, check_image
 from jaxclnf.fitting.canvas import on_canvas
 from jaxclnf.fitting.face import fit_face, last_scale, unfitted_face
 from jaxclnf.fitting.fit import fit
+from jaxclnf.fitting.given import as_box, check_tracking
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.parts import unfitted_part
@@ -78,7 +79,7 @@ def followed_face(
         The fit, and what the frame is if no detector looks at it.
 
     Raises:
-        ValueError: As `fit`.
+        TypeError, ValueError: As `fit`, and `check_tracking`.
 
     Example:
         >>> state = start_tracking(model, TrackOptions())
@@ -86,6 +87,7 @@ def followed_face(
         True
     """
     check_image(image)
+    check_tracking(model, state, options)
     if is_traced():
         followed = lax.cond(
             state.initialised,
@@ -133,7 +135,7 @@ def restart_face(
         >>> bool(restart_face(model, image, box, options).success)
         True
     """
-    result = fit(model, image, box, options=options.first)
+    result = fit(model, image, as_box(box), options=options.first)
     return _with_room(model, result, options.first, options)
 
 
@@ -175,6 +177,10 @@ def track_frame(
         >>> bool(result.success), int(state.failures_in_a_row)
         (True, -1)
     """
+    if not callable(detect):
+        raise TypeError(
+            f"detect is a {type(detect).__name__}; expected a function that gives a box"
+        )
     state, result = advance(
         state,
         options,
@@ -220,10 +226,11 @@ def track_step(
     followed = followed_face(model, image, state, options)
     again, found = None, jnp.zeros((), bool)
     if box is not None:
-        found = followed.asks & jnp.all(jnp.isfinite(box))
+        there = as_box(box)
+        found = followed.asks & jnp.all(jnp.isfinite(there))
         again = lax.cond(
             found,
-            lambda: restart_face(model, image, box, options),
+            lambda: restart_face(model, image, there, options),
             lambda: _no_face(model, options),
         )
     state, result = finish_followed(state, followed, again, options, found=found)

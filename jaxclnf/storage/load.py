@@ -130,34 +130,34 @@ def _find(path: str | os.PathLike[str] | None) -> Path:
     name = DEFAULT_MODEL if path is None else os.fspath(path)
     file = Path(name)
     is_bare = name == file.name and not file.suffix
-    if is_bare and not os.path.isfile(file):
-        return _find_named(name)
+    if is_bare and (known := embedded_models().get(name) or find_conversion(name)):
+        return known
     if os.path.isfile(file) and file.suffix.lower() not in (".npz", ".txt"):
         raise ModelFileError(
             f"{file}: found suffix {file.suffix!r}, expected '.npz' (our own model"
             " file) or '.txt' (a main file of OpenFace)"
         )
+    if is_bare:
+        raise _unknown(name)
     return file
 
 
-def _find_named(name: str) -> Path:
-    """The file of an embedded model or, failing that, of a converted one."""
-    embedded = embedded_models()
-    if file := embedded.get(name) or find_conversion(name):
-        return file
+def _unknown(name: str) -> ModelFileError:
+    """That neither an embedded model nor a converted one has this name."""
     how = (
         "pass a main file of OpenFace, such as main_clnf_general.txt, or a model file"
         " (.npz): load_model(PATH), or --model PATH on the command line"
     )
     if name == DEFAULT_MODEL:
         folders = " or ".join(map(str, _MODEL_FOLDERS))
-        raise ModelFileError(
+        return ModelFileError(
             f"found no {name}.npz in {folders}, expected the embedded model, which is"
             f" part of jaxclnf: install jaxclnf again, or {how}"
         )
     converted = sorted({c.name for c in conversions() if c.is_current})
-    raise ModelFileError(
-        f"found no model named {name!r}, expected an embedded one: {sorted(embedded)},"
+    embedded = sorted(embedded_models())
+    return ModelFileError(
+        f"found no model named {name!r}, expected an embedded one: {embedded},"
         f" one converted from OpenFace: {converted}, or a file; {how};"
         " `jaxclnf models` shows and converts what there is of OpenFace's"
     )

@@ -163,7 +163,12 @@ def read_model(path: str | os.PathLike[str]) -> CLNFModel:
         raise ModelFileError(
             f"{path}: found checksum {found}, expected {checksum}; the file is damaged"
         )
-    model = _Decoder(path, arrays).decode(header["model"])
+    try:
+        model = _Decoder(path, arrays).decode(header["model"])
+    except (TypeError, ValueError) as error:  # from another writer
+        raise ModelFileError(
+            f"{path}: found what is no model ({error}), expected what save_model writes"
+        ) from error
     if not isinstance(model, CLNFModel):
         raise ModelFileError(
             f"{path}: found a {type(model).__name__}, expected a model"
@@ -227,6 +232,7 @@ class _Encoder:
     def _name_of(self, array: np.ndarray) -> str:
         if array.dtype.kind not in "biuf":
             raise TypeError(f"found {array.dtype} in a model, cannot store it")
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         key = array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest()
         name = self._names.setdefault(key, f"array_{len(self._names):04}")
         self.arrays[name] = array
