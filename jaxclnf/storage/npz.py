@@ -165,6 +165,8 @@ def read_model(path: str | os.PathLike[str]) -> CLNFModel:
         )
     try:
         model = _Decoder(path, arrays).decode(header["model"])
+    except ModelFileError:
+        raise
     except (TypeError, ValueError) as error:  # from another writer
         raise ModelFileError(
             f"{path}: found what is no model ({error}), expected what save_model writes"
