@@ -35,7 +35,7 @@ run, set the variable to 0."""
 LITTLE_NOW = pytest.StashKey[bool]()
 """Whether programs are compiled with little optimisation."""
 
-MOST_MAPPINGS = 35_000
+MOST_MAPPINGS = 20_000
 """Of the 65530 memory mappings that Linux grants a process by default; a compiled
 program takes some hundreds, and one too many ends the process without a word."""
 
