@@ -67,12 +67,10 @@ def names(request: pytest.FixtureRequest) -> dict:
     return synthetic.example(request.param)
 
 
-@pytest.fixture(
-    params=[False, pytest.param(True, marks=pytest.mark.slow)],
-    ids=["nonrigid", "rigid"],
-)
-def rigid(request: pytest.FixtureRequest) -> bool:
-    return request.param
+@pytest.fixture
+def rigid(names: dict) -> bool:
+    """Rigid phases in float64 and others in float32: each kind once."""
+    return names["pdm"].mean_shape.dtype == np.float64
 
 
 TOLERANCES = {"converges": 0.005, "reaches the limit": 0.0}
