@@ -102,7 +102,7 @@ def verify(
         What was found; `found.certified` says it in a word.
 
     Raises:
-        TypeError: The image is no array.
+        TypeError: The image is no array of real numbers.
         ValueError: The image is not two-dimensional or empty, or the result is of
             several faces, or has other scales than the options make of the model.
 

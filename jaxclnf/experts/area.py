@@ -98,7 +98,7 @@ def areas_of_interest(
         Grey values `[landmark, row, column]`; 0 where the image does not reach.
 
     Raises:
-        TypeError: The image is no array.
+        TypeError: The image is no array of real numbers.
         ValueError: `sampling` is neither of the two, or the image is not
             two-dimensional or empty.
 

@@ -59,7 +59,8 @@ def fit(
         no size or lies wholly outside the image gives `Status.BAD_START`, not an error.
 
     Raises:
-        TypeError: The image is no array, or `params` are no `PDMParams`.
+        TypeError: The image is no array of real numbers, or `params` are no
+            `PDMParams`.
         ValueError: The image is not two-dimensional or empty, boxes do not end in 4
             numbers, `params` do not fit the model, or not exactly one of `boxes` and
             `params` is given; the options name no solver, or what a scale cannot be

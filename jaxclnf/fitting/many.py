@@ -8,7 +8,6 @@ again with more of the image. Thus the numbers are those of `fit`.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
@@ -99,7 +98,7 @@ def fit_many(
         `fit` to within rounding, and do not depend on the other faces.
 
     Raises:
-        TypeError: An image is no array, or `mesh` no mesh.
+        TypeError: An image is no array of real numbers, or `mesh` no mesh.
         ValueError: An image is not two-dimensional or empty, boxes are not `(f, 4)`,
             image indices are missing or out of range, `chunk` is not positive,
             `mesh` has several axes, or the options leave no scale to fit.
@@ -370,11 +369,11 @@ def _moved(result: FitResult, by: Float[Array, " 2"]) -> FitResult:
         )
         for name, part in result.parts.items()
     }
-    places = {field.name: getattr(result, field.name) for field in fields(result)}
+    params = {k: x for k, x in vars(result).items() if isinstance(x, PDMParams)}
     return dataclasses.replace(
         result,
         landmarks=result.landmarks + by[None, :],
         reach=result.reach + jnp.tile(by, 2),
         parts=parts,
-        **{k: x.moved(by) for k, x in places.items() if isinstance(x, PDMParams)},
+        **{name: value.moved(by) for name, value in params.items()},
     )

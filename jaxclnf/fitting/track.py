@@ -54,7 +54,8 @@ def follow_face(
         one start, after a failure; `Status.BAD_START` and NaN without a face to follow.
 
     Raises:
-        ValueError: As `fit`.
+        TypeError: As `track_frame`.
+        ValueError: As `track_frame`.
 
     Example:
         >>> state = start_tracking(model, TrackOptions())
@@ -79,7 +80,8 @@ def followed_face(
         The fit, and what the frame is if no detector looks at it.
 
     Raises:
-        TypeError, ValueError: As `fit`, and `check_tracking`.
+        TypeError: As `track_frame`.
+        ValueError: As `track_frame`.
 
     Example:
         >>> state = start_tracking(model, TrackOptions())
@@ -128,7 +130,8 @@ def restart_face(
         The fit, with `options.first`.
 
     Raises:
-        ValueError: As `fit`.
+        TypeError: As `fit`.
+        ValueError: As `fit`, or the box is not `(4,)`.
 
     Example:
         >>> options = TrackOptions(first=FitOptions(window_sizes=(7,)))
@@ -161,7 +164,10 @@ def track_frame(
         no face. Its `success` says whether the frame counts as good.
 
     Raises:
-        ValueError: As `fit`.
+        TypeError: As `fit`; or something is no `TrackerState`, no `TrackOptions` or no
+            function.
+        ValueError: As `fit`; the state is of several faces, of another model or has no
+            room for a template; or the box is not `(4,)`.
 
     Mirrors:
         LandmarkDetector::DetectLandmarksInVideo.
@@ -213,7 +219,8 @@ def track_step(
         As `track_frame`.
 
     Raises:
-        ValueError: As `fit`.
+        TypeError: As `track_frame`.
+        ValueError: As `track_frame`.
 
     Example:
         >>> small = FitOptions(window_sizes=(7,))
