@@ -112,6 +112,18 @@ def test_labels_do_not_cover_each_other():
     assert len(rows_of_three) == 3 * len(rows_of_one)
 
 
+@pytest.mark.parametrize(
+    "neighbour",
+    [(100, 310, 200, 200), (20, 160, 70, 200), (60, 310, 100, 200)],
+    ids=["below", "to the left", "below to the left"],
+)
+def test_labels_cover_no_other_face(neighbour):
+    first, second = face(), face(Status.MAX_STEPS, neighbour, success=False)
+    for faces in ([first, second], [second, first]):
+        alone, both = draw_fits(grey(), [first]), draw_fits(grey(), faces)
+        np.testing.assert_array_equal(both[98:303, 98:303], alone[98:303, 98:303])
+
+
 def test_many_labels_on_a_small_picture_end():
     draw_fits(grey(40, 40), [face(box=(5, 5, 30, 30))] * 60)
 

@@ -1,6 +1,7 @@
 """Pictures: what was found, drawn over the photograph."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -34,6 +35,9 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _OUTLINED_RADIUS = 1.5
 """Smaller dots have no dark rim, which would be all that is seen of them."""
 
+_FAR = 2**20
+"""No picture has as many pixels from side to side."""
+
 SHIFT = 4
 """Fractional bits of the coordinates handed to OpenCV: a sixteenth of a pixel."""
 
@@ -64,9 +68,10 @@ def draw_fits(
     for face in faces:
         _draw_face(canvas, face, zoom, unit)
     # Labels come last: no line may cross them.
-    taken: list[tuple[int, int, int, int]] = []
+    drawn = [_surroundings(face, zoom) for face in faces]
+    taken: list[_Rectangle] = []
     for index, face in enumerate(faces):
-        _draw_label(canvas, index, face, zoom, unit, taken)
+        _draw_label(canvas, index, face, drawn, unit, taken)
     return canvas
 
 
@@ -150,13 +155,47 @@ def _draw_dots(
         )
 
 
+class _Rectangle(NamedTuple):
+    """Of whole pixels of the drawn picture."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def shared_area(self, other: "_Rectangle") -> int:
+        """Pixels that are in both."""
+        across, down = (
+            min(self[i] + self[i + 2], other[i] + other[i + 2]) - max(self[i], other[i])
+            for i in (0, 1)
+        )
+        return max(0, across) * max(0, down)
+
+
+def _surroundings(face: Face, zoom: float) -> _Rectangle:
+    """Of the box and the landmarks that are drawn; at the top left if they are nowhere.
+
+    Numbers beyond the picture are moved nearer, as for OpenCV.
+    """
+    x, y, width, height = face.box
+    points = np.array([[x, y], [x + width, y + height]])
+    if not face.failed:
+        points = np.concatenate([points, face.landmarks])
+    points = _to_canvas(points, zoom)
+    points = points[_finite(points)]
+    if not len(points):
+        return _Rectangle(0, 0, 0, 0)
+    low, high = np.clip([points.min(0), points.max(0)], -_FAR, _FAR).astype(int)
+    return _Rectangle(*low.tolist(), *(high - low).tolist())
+
+
 def _draw_label(
     canvas: np.ndarray,
     index: int,
     face: Face,
-    zoom: float,
+    drawn: Sequence[_Rectangle],
     unit: float,
-    taken: list[tuple[int, int, int, int]],
+    taken: list[_Rectangle],
 ) -> None:
     status = face.status.name.lower().replace("_", " ")
     text = f"{index}: {status}, {face.steps} steps"
@@ -167,24 +206,11 @@ def _draw_label(
         text, _FONT, font_scale, thickness
     )
     margin = max(2, round(4 * unit))
-    width, height = text_width + 2 * margin, text_height + descent + 2 * margin
+    size = text_width + 2 * margin, text_height + descent + 2 * margin
+    place = _place_label(size, drawn[index], drawn, taken, canvas.shape)
+    taken.append(place)
 
-    # Above box and landmarks where it fits, inside the picture in any case, and below
-    # the labels that are already there. A box that is nowhere goes to the top left.
-    corner = _to_canvas(face.box[None, :2], zoom)[0]
-    if not _finite(corner[None])[0]:
-        corner = np.zeros(2)
-    if not face.failed:
-        points = _to_canvas(face.landmarks, zoom)
-        corner[1] = min(corner[1], *points[_finite(points), 1])
-    left = int(np.clip(corner[0], 0, max(0, canvas.shape[1] - width)))
-    top = int(np.clip(corner[1] - height, 0, max(0, canvas.shape[0] - height)))
-    while blocking := [
-        box for box in taken if _overlap(box, (left, top, width, height))
-    ]:
-        top = max(box[1] + box[3] for box in blocking)
-    taken.append((left, top, width, height))
-
+    left, top, width, height = place
     patch = canvas[top : top + height, left : left + width]
     patch[:] = patch // 4  # darkened, so that the text can be read on any photograph
     cv2.putText(
@@ -199,13 +225,31 @@ def _draw_label(
     )
 
 
-def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
-    return (
-        a[0] < b[0] + b[2]
-        and b[0] < a[0] + a[2]
-        and a[1] < b[1] + b[3]
-        and b[1] < a[1] + a[3]
-    )
+def _place_label(
+    size: tuple[int, int],
+    own: _Rectangle,
+    drawn: Sequence[_Rectangle],
+    taken: Sequence[_Rectangle],
+    shape: tuple[int, ...],
+) -> _Rectangle:
+    """Above or below its face, left or right, where it hides least of all faces.
+
+    Inside the picture in any case (where it fits), and on no other label.
+    """
+    width, height = size
+    places = []
+    for y in (own.top - height, own.top + own.height):
+        for x in (own.left, own.left + own.width - width):
+            left = int(np.clip(x, 0, max(0, shape[1] - width)))
+            top = int(np.clip(y, 0, max(0, shape[0] - height)))
+            place = _Rectangle(left, top, width, height)
+            while blocking := [box for box in taken if place.shared_area(box)]:
+                place = place._replace(
+                    top=max(box.top + box.height for box in blocking)
+                )
+            places.append(place)
+    inside = [place for place in places if place.top + height <= shape[0]]
+    return min(inside or places, key=lambda place: sum(map(place.shared_area, drawn)))
 
 
 def _to_canvas(points: Float[np.ndarray, "k 2"], zoom: float) -> np.ndarray:
