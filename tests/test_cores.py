@@ -75,6 +75,19 @@ def test_what_the_caller_chose_holds():
     assert [x.dtype for x in wide] == [jnp.float64] * 4
 
 
+def test_what_the_caller_wants_to_be_told_holds():
+    values = jnp.asarray([1.0, 0.0, 1.0, 1.0])
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
+        on_all_cores(lambda k: jnp.log(-values[k]) * 0, range(4))
+
+    def is_array(k):
+        return jax.jit(lambda x: jnp.asarray(isinstance(x, jax.core.Tracer)))(values[k])
+
+    with jax.disable_jit():
+        assert not any(on_all_cores(is_array, range(4)))
+    assert all(on_all_cores(is_array, range(4)))
+
+
 def test_an_error_is_not_lost():
     def fail(k):
         if k == 2:

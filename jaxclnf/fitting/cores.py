@@ -13,8 +13,18 @@ import jax
 
 Item = TypeVar("Item")
 
-_CHOICES = ("enable_x64", "default_device", "default_matmul_precision")
-"""What can be chosen for one thread that changes what is computed."""
+_CHOICES = (
+    "enable_x64",
+    "default_device",
+    "default_matmul_precision",
+    "numpy_dtype_promotion",
+    "numpy_rank_promotion",
+    "debug_nans",
+    "debug_infs",
+    "disable_jit",
+    "log_compiles",
+)
+"""What can be chosen for one thread that changes what is computed, refused or told."""
 
 
 def num_cores() -> int:
