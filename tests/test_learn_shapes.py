@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxclnf.app.datasets import faces_with_pts
+from jaxclnf.learn.pdm.factorise import rigid_shape
+from jaxclnf.learn.pdm.landmark_fit import centred
 from jaxclnf.learn.pdm.shapes import (
     camera_frame,
     modes_for_variance,
@@ -172,6 +175,27 @@ def test_mirror_index_of_a_turned_and_noisy_shape(angle):
         turn = np.asarray(_rotations(jnp.asarray([[0.05, angle, -0.05]])))[0]
         noise = np.random.default_rng(seed).normal(0, 0.5, shape.shape)
         np.testing.assert_array_equal(mirror_index(shape @ turn.T + noise), expected)
+
+
+@pytest.mark.parametrize("shear", [-0.3, 0.3])
+def test_mirror_index_of_a_shape_sheared_in_depth(shear):
+    """As one is that comes from faces that turn little, noise in depth included."""
+    for seed in range(5):
+        shape, expected = symmetric_shape(seed)
+        noise = np.random.default_rng(seed).normal(0, [0.5, 0.5, 1.5], shape.shape)
+        sheared = shape + shear * shape[:, 2:] * [1, 0, 0] + noise
+        np.testing.assert_array_equal(mirror_index(sheared), expected)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["lfpw_test", "helen_test", "afw"])
+def test_mirror_index_of_few_labelled_photographs(shared, name):
+    landmarks = np.stack([x.landmarks for x in faces_with_pts(shared / "faces" / name)])
+    for seed in range(5):
+        few = np.random.default_rng(seed).choice(len(landmarks), 60, replace=False)
+        points, _ = centred(landmarks[few], np.ones((60, 68)))
+        shape = rigid_shape(points, np.ones((60, 68)), 60.0)
+        assert mirror_index(shape).tolist() == IBUG_68
 
 
 def test_shapes_without_symmetry_are_refused(pdm):

@@ -122,7 +122,7 @@ def learn_shape(
     else:
         points, _ = centred(faces.landmarks, faces.spread)
         mean = rigid_shape(points, faces.spread, _RADIUS)
-        mirror = _mirror_of(mean, "landmarks alone") if options.symmetric else None
+        mirror = _mirror_of(mean, "labels", "more faces") if options.symmetric else None
 
     def learn(faces: LabelledFaces) -> tuple[PDM, np.ndarray]:
         taught = faces.pick(~is_held_out)
@@ -164,18 +164,20 @@ def _start_shape(
     drawn = sample_shapes(neutral, identity, expression, weights, seed=seed)
     shapes = camera_frame(drawn)
     mean = shapes.mean(axis=0)
-    mirror = _mirror_of(mean, "blendshapes") if options.symmetric else None
+    mirror = _mirror_of(mean, "blendshapes", "others") if options.symmetric else None
     pdm = pdm_from_shapes(shapes, num_modes=options.num_start_modes, mirror=mirror)
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), pdm), mirror
 
 
-def _mirror_of(mean: Float[np.ndarray, "n 3"], source: str) -> Int[np.ndarray, " n"]:
+def _mirror_of(
+    mean: Float[np.ndarray, "n 3"], source: str, cure: str
+) -> Int[np.ndarray, " n"]:
     try:
         return mirror_index(mean)
     except ValueError as error:
         raise ValueError(
-            f"{error}. The shape is from {source}; expected more faces, turned ones"
-            " among them, other blendshapes, or symmetric = false"
+            f"{error}. The shape is that of the {source}; expected {cure}, or"
+            " symmetric = false"
         ) from error
 
 

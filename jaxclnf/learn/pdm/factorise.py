@@ -129,8 +129,9 @@ def _metric_upgrade(
     values, vectors = np.linalg.eigh(metric)
     if values[0] <= 1e-6 * values[-1]:
         raise ValueError(
-            "the faces turn too little to tell their depth; pass a start, or faces with"
-            " more turning of the head"
+            "the labels do not tell the depth of the faces: found heads that turn too"
+            " little, or wrong labels among few faces; expected more faces that turn,"
+            " or a shape to start from (`start`, of `train` the key `blendshapes`)"
         )
     return vectors * np.sqrt(values)
 
