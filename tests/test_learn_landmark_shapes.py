@@ -238,7 +238,7 @@ def test_bad_labels_are_refused(faces, start):
     learn: Any = inspect.unwrap(pdm_from_landmarks)  # as users run it
     with pytest.raises(ValueError, match="num_modes must be given"):
         learn(few.landmarks, few.spread)
-    with pytest.raises(ValueError, match="num_modes is 20; 20 faces"):
+    with pytest.raises(ValueError, match="num_modes: found 20, expected 1 to 19"):
         learn(few.landmarks, few.spread, num_modes=20)
     with pytest.raises(ValueError, match="start_faces is 0"):
         learn(few.landmarks, few.spread, start=start, start_faces=0.0)

@@ -247,6 +247,8 @@ def test_names_that_are_no_models(openface: Path, capsys):
         _, err = run(capsys, "--from", openface, "--convert", *names, code=2)
         assert "expected 'all', or some of tiny, svr, apart" in err
         assert ("'huge'" if names else "no name") in err
+    _, err = run(capsys, "--convert", "huge", code=2)  # with no files to be found
+    assert "found 'huge', expected 'all', or some of tiny" in err
     _, err = run(capsys, "--from", openface, "--accept-license", code=2)
     assert "only together with --convert" in err
 

@@ -115,6 +115,8 @@ def test_defaults(folder: Path):
         ("seed = 7", "seed = -1", "seed: found -1, expected 0 to 4294967295"),
         ('"mine"', '"a\\u0000"', 'name: found "a\\u0000", expected a name that a file'),
         ('"mine"', f'"{"a" * 101}"', 'name: found "aaaaaaa'),
+        ('"mine"', '"."', 'name: found ".", expected a name that a file can have'),
+        ('"mine"', '"a.npz"', 'name: found "a.npz", expected a name that a file can h'),
         ("seed = 7", "sede = 7", "sede: found an unknown key, expected name, out, d"),
         ('"build/mine"', '""', 'out: found "", expected a path, as text'),
         ('"build/mine"', '"a\\u0000"', 'out: found "a\\u0000", expected a path'),
@@ -144,7 +146,7 @@ def test_defaults(folder: Path):
         ("[]", "[5, 2]", "[labels] outline: found [5, 2], expected two landmarks"),
         ("[]", "[5, '2']", '[labels] outline #2: found "2", expected a whole number'),
         ("false", "0", "[boxes] calibrate: found 0, expected true or false"),
-        ("= 25", "= 4", "[validator] lost_percent: found 4.0, expected in_place_perce"),
+        ("= 25", "= 4", "[validator] lost_percent: found 4.0, expected in_place_perc"),
         ("calibrate", "calibrat", "[boxes] calibrat: found an unknown key, expected c"),
     ],
 )
@@ -174,6 +176,8 @@ def test_what_is_wrong_is_named(folder: Path, old: str, new: str, message: str):
             "scale = -1",
             "[experts] field.augmentation.scale: found -1.0, expected 0 or more",
         ),
+        ("shape", "num_samples = 1", "[shape] num_samples: found 1, expected none wit"),
+        ("shape", "start_faces = 0", "[shape] start_faces: found 0.0, expected above"),
         ("labels", "num_landmarks = 3", "[labels] num_landmarks: found 3, expected 4"),
         ("labels", "min_spread_percent = 0", "[labels] min_spread_percent: found 0.0"),
     ],
@@ -186,6 +190,26 @@ def test_what_is_learnt_has_to_make_sense(
     assert str(caught.value).startswith(f"{folder / 'train.toml'}: {message}")
     one_sided = f"{LEAST}[shape]\nsymmetric = false\n[experts]\nviews_deg = [-30, 0]\n"
     assert read(folder, one_sided).experts.views_deg == (-30.0, 0.0)
+
+
+def test_each_folder_is_given_once(folder: Path):
+    again = LEAST + '[[data]]\nimages = "../config"\n'
+    with pytest.raises(ArgumentError, match=r"data: found .*, expected each folder on"):
+        read(folder, again)
+
+
+def test_keys_below_a_table_are_its_own(folder: Path):
+    with pytest.raises(ArgumentError, match="; keys of no table stand above the first"):
+        read(folder, LEAST + "seed = 3")
+
+
+def test_paths_may_begin_at_the_users_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(folder / "me"))
+    monkeypatch.setenv("USERPROFILE", str(folder / "me"))
+    config = read(folder, LEAST.replace('"b"', '"~/x"'))
+    assert config.out == folder / "me" / "x"
 
 
 def test_labels_have_to_be_npz(folder: Path):

@@ -199,8 +199,30 @@ def test_names_must_differ(folder: Path):
     )
     faces, report = read_training_faces([source, source], keep_going=True)
     assert len(faces) == 3 and report.num_used == (3, 0)
-    both, _ = read_training_faces([source, DataSource(folder, prefix="other/")])
-    assert len(both) == 6
+    other = folder / "other"
+    other.mkdir()
+    write_png(other / "a.png", np.zeros((90, 80, 3), np.uint8))
+    (other / "a.pts").write_bytes((folder / "a.pts").read_bytes())
+    both, _ = read_training_faces([source, DataSource(other, prefix="other/")])
+    assert both.names == ("a.png", "b.png", "c.png", "other/a.png")
+
+
+def test_a_face_is_learnt_once(folder: Path):
+    """Else a copy of what was learnt could be held out to check it."""
+    for kind in ("png", "pts"):
+        (folder / f"copy.{kind}").write_bytes((folder / f"b.{kind}").read_bytes())
+    message = refused(DataSource(folder))
+    assert f"copy.png: found the same face as in {folder / 'b.png'}, exp" in message
+    faces, _ = read_training_faces([DataSource(folder)], keep_going=True)
+    assert faces.names == ("a.png", "b.png", "c.png")
+
+
+def test_labels_belong_to_one_photograph(folder: Path):
+    (folder / "b.jpg").write_bytes((folder / "b.png").read_bytes())
+    assert refused(DataSource(folder)).splitlines()[1:] == [
+        f"  {folder / 'b.pts'}: found b.jpg, b.png beside it, expected one photograph"
+        " of that name"
+    ]
 
 
 def test_photographs_and_labels_must_match(folder: Path):
@@ -236,7 +258,7 @@ def test_spread_in_percent_needs_both_eye_corners(folder: Path):
 
 
 def test_nothing_to_train_with(tmp_path: Path):
-    assert "found an empty folder" in refused(DataSource(tmp_path))
+    assert "found no photographs (.jpg" in refused(DataSource(tmp_path))
     with pytest.raises(DataError, match="no face is left"):
         read_training_faces([DataSource(tmp_path)], keep_going=True)
     with pytest.raises(DataError, match="no face is left"):
@@ -293,7 +315,7 @@ def test_label_files_that_are_none(folder: Path):
         (folder / "plain.npy").read_bytes(),
     ):
         (folder / "labels.npz").write_bytes(data)
-        with pytest.raises(TableError, match="cannot be read as .npz labels"):
+        with pytest.raises(TableError, match="npz: is (no|a damaged) .npz file"):
             read_training_faces([source])
     (folder / "labels.npz").unlink()
     with pytest.raises(ArgumentError, match="no such file of labels"):

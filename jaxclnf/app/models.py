@@ -85,6 +85,8 @@ class ModelsCommand:
         base = self.source or standard_folder(release.version)
         if self.source is not None and not os.path.isdir(self.source):
             raise ArgumentError(f"--from {self.source}: there is no such folder")
+        if self.convert is not None:
+            _check_names(release, self.convert)
         folder = find_model_folder(base, release)
         if folder is not None and self.convert is not None:
             return _convert(release, folder, self.convert, accept=self.accept_license)
@@ -202,17 +204,20 @@ def _row(title: str, text: str) -> str:
     return f"  {title:16}{text}".rstrip()
 
 
-def _convert(
-    release: Release, folder: Path, names: Sequence[str], *, accept: bool
-) -> int:
+def _check_names(release: Release, names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in (ALL, *release.models)]
-    wanted = [*release.models] if ALL in names else [*dict.fromkeys(names)]
-    if unknown or not wanted:
+    if unknown or not names:
         found = ", ".join(map(repr, unknown)) or "no name"
         raise ArgumentError(
             f"--convert: found {found}, expected {ALL!r}, or some of"
             f" {', '.join(release.models)}"
         )
+
+
+def _convert(
+    release: Release, folder: Path, names: Sequence[str], *, accept: bool
+) -> int:
+    wanted = [*release.models] if ALL in names else [*dict.fromkeys(names)]
     surveys = _surveys(release, _check(release, wanted, folder))
     failed = []
     for survey in surveys:

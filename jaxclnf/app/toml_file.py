@@ -70,7 +70,8 @@ def fill_dataclass(
     Args:
         cls: The dataclass.
         table: Keys and values.
-        file: The TOML file, for messages; relative paths begin at its folder.
+        file: The TOML file, for messages; relative paths begin at its folder, and those
+            with `~` at the user's.
         section: Name of the table, for messages.
 
     Returns:
@@ -95,10 +96,12 @@ whole number
     prefix = f"{file}: [{section}] " if section else f"{file}: "
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore[reportArgumentType]
     hints = typing.get_type_hints(cls)
+    above = "; keys of no table stand above the first table" if section else ""
     for key in table:
         if key not in fields:
             raise ArgumentError(
                 f"{prefix}{key}: found an unknown key, expected {', '.join(fields)}"
+                f"{above}"
             )
     values = {}
     for key, field in fields.items():
@@ -192,7 +195,7 @@ def _convert_plain(hint: Any, value: Any, place: _Place) -> Any:
 
 
 def _convert_path(value: str, place: _Place) -> Path:
-    path = place.file.parent / value
+    path = place.file.parent / os.path.expanduser(value)
     there = {"file": os.path.isfile, "folder": os.path.isdir}
     if place.exists is not None and not there[place.exists](path):
         raise place.wrong(value, f"a {place.exists}, and {path} is none")

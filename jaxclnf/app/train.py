@@ -15,8 +15,9 @@ import tyro
 from jaxclnf.app.errors import ArgumentError, MediaError
 from jaxclnf.app.media import make_folder, write_bytes
 from jaxclnf.app.streams import say_error
+from jaxclnf.app.train_archives import ARCHIVE_ERRORS, unreadable
 from jaxclnf.app.train_config import TrainConfig, read_train_config
-from jaxclnf.app.train_data import ARCHIVE_ERRORS, DataReport, read_training_faces
+from jaxclnf.app.train_data import DataReport, read_training_faces
 from jaxclnf.app.train_store import FolderStore, fingerprint
 from jaxclnf.experts.types import CCNFExperts
 from jaxclnf.fitting.joint import JointValidator
@@ -103,6 +104,8 @@ class TrainCommand:
         }
         text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
         write_bytes(config.out / "summary.json", text.encode())
+        for reason in figures["missing"]:
+            say_error(f"{file}: {reason}. All its fits that do not fail are trusted")
         say(f"model: {file}; summary: {config.out / 'summary.json'}")
         return 0
 
@@ -143,18 +146,21 @@ def train_model(
     blendshapes = _read_blendshapes(config.shape.blendshapes, num_landmarks)
     licence = "\n\n".join(_read_text(file) for file in config.licence_files)
     mark = fingerprint(_decisive(config), faces, blendshapes)
-    store = FolderStore(config.out / "checkpoints" / mark)
+    store = FolderStore(make_folder(config.out / "checkpoints" / mark))
     say(f"{is_held_out.sum()} faces held out; checkpoints in {store.folder}")
-    shape = chain.learn_shape(
-        faces,
-        is_held_out,
-        config.shape,
-        blendshapes=blendshapes,
-        outline=outline,
-        outline_limit=float(np.radians(config.labels.mask_far_outline_deg)),
-        seed=config.seed,
-        say=say,
-    )
+    try:
+        shape = chain.learn_shape(
+            faces,
+            is_held_out,
+            config.shape,
+            blendshapes=blendshapes,
+            outline=outline,
+            outline_limit=float(np.radians(config.labels.mask_far_outline_deg)),
+            seed=config.seed,
+            say=say,
+        )
+    except ValueError as error:
+        raise ValueError(f"[shape] {error}") from error
     calibration = None
     if config.boxes.calibrate:  # before the long part: it may find too few faces
         found = calibrate_boxes(*squares_of_faces(faces.pick(~is_held_out)))
@@ -173,7 +179,7 @@ def train_model(
     model = compact(
         CLNFModel(pdm=pdm, experts=experts, info=info, box_calibration=calibration)
     )
-    learnt = None
+    learnt, said = None, [""]
     if config.validator.learn:
         learnt = learn_validator(
             model,
@@ -182,7 +188,7 @@ def train_model(
             config.validator,
             symmetric=shape.mirror is not None,
             seed=config.seed,
-            say=say,
+            say=lambda text: said.append(text) or say(text),
         )
     if learnt is not None:
         say(f"validator: {learnt}")
@@ -199,6 +205,7 @@ def train_model(
             for e in experts
         ],
         "validator": None if learnt is None else _validator_figures(learnt),
+        "missing": said[-1:] if config.validator.learn and learnt is None else [],
         "accuracy": {
             name: value if np.isfinite(value) else None
             for name, value in dataclasses.asdict(accuracy).items()
@@ -265,7 +272,7 @@ def _read_blendshapes(
         with path.open("rb") as file, np.load(file) as arrays:
             found = {key: arrays[key] for key in arrays.files}
     except ARCHIVE_ERRORS as error:
-        raise ArgumentError(f"{path}: cannot be read as .npz: {error}") from error
+        raise ArgumentError(unreadable(path, error)) from error
     if missing := sorted(_BLENDSHAPES.keys() - found.keys()):
         raise ArgumentError(
             f"{path}: found no arrays {missing}, expected {sorted(_BLENDSHAPES)}"

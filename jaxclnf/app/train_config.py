@@ -152,12 +152,20 @@ class TrainConfig:
         """Refuses what makes no sense."""
         plain = self.name.strip() == self.name != "" and self.name.isprintable()
         plain = plain and not set(self.name) & set("/\\") and len(self.name) <= _LONGEST
-        require(self, "name", plain, "a name that a file can have")
+        plain = plain and self.name[0] != "." and not self.name.endswith(".npz")
+        require(self, "name", plain, "a name that a file can have, without .npz")
         require(self, "seed", 0 <= self.seed < 2**32, "0 to 4294967295")
         require(self, "data", len(self.data) > 0, "one [[data]] or more")
+        places = [(source.images, source.labels) for source in self.data]
+        once = len(set(map(_resolved, places))) == len(places)
+        require(self, "data", once, "each folder once")
         fine = not self.shape.symmetric or min(self.experts.views_deg) >= 0
         expected = "0 or more where faces are symmetric: the others are mirrored"
         require(self, "experts.views_deg", fine, expected)
+
+
+def _resolved(paths: tuple[Path | None, ...]) -> tuple[str | None, ...]:
+    return tuple(None if path is None else os.path.realpath(path) for path in paths)
 
 
 def read_train_config(path: str | os.PathLike[str]) -> TrainConfig:

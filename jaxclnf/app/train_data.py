@@ -2,8 +2,7 @@
 
 import collections
 import dataclasses
-import zipfile
-import zlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from jaxclnf.app.datasets import EYE_CORNERS, read_pts
 from jaxclnf.app.errors import ArgumentError, DataError, MediaError, TableError
 from jaxclnf.app.media import IMAGE_SUFFIXES, read_image
+from jaxclnf.app.train_archives import read_label_arrays
 from jaxclnf.app.train_config import DataSource
 from jaxclnf.learn.faces import LabelledFaces, tight_box
 from jaxclnf.learn.pdm.landmark_fit import FEWEST_LANDMARKS
@@ -25,18 +25,6 @@ FARTHEST = 0.5
 
 MIN_FACE_PX = 12.0
 """Larger side of the smallest box of labels that can be a face, pixels."""
-
-ARCHIVE_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,  # NumPy gives an array, not an archive, for an .npy file
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-    RuntimeError,
-)
-"""What reading an `.npz` file that is none, or a damaged one, can end in."""
 
 _NUM_LISTED = 20
 
@@ -126,6 +114,7 @@ def read_training_faces(
     used: list[_Entry] = []
     images: list[np.ndarray] = []
     names: dict[str, Path] = {}
+    seen: dict[bytes, Path] = {}
     for entry in entries:
         try:
             _check_labels(entry, expected)
@@ -136,6 +125,14 @@ def read_training_faces(
                     " `prefix` tells those of several folders apart"
                 )
             image, cut = _cut_out(entry, max_face_px)
+            # One of two copies may be held out, to check what the other has taught.
+            content = image.tobytes() + cut.landmarks.tobytes()
+            first = seen.setdefault(hashlib.sha256(content).digest(), entry.image)
+            if first is not entry.image:
+                raise DataError(
+                    f"{entry.image}: found the same face as in {first}, expected"
+                    " each once"
+                )
         except (DataError, MediaError) as error:
             problems.append(str(error))
             continue
@@ -189,7 +186,10 @@ def _entries_of(source: DataSource, index: int) -> tuple[list[_Entry], list[str]
     ]
     problems += [f"{image}: found no labels for this photograph" for image in bare]
     if not entries and not problems and not unwanted:
-        problems = [f"{source.images}: found an empty folder, expected photographs"]
+        problems = [
+            f"{source.images}: found no photographs (.jpg, .png, ...), expected them in"
+            " this folder, not in folders within it"
+        ]
     return entries, problems, unwanted
 
 
@@ -206,18 +206,22 @@ def _beside_images(
     source: DataSource, index: int
 ) -> tuple[list[_Entry], set[Path], list[str]]:
     """Faces with labels, photographs that have a file of labels, and problems."""
-    images: dict[str, Path] = {}
+    images: dict[str, list[Path]] = collections.defaultdict(list)
     for image in _images_in(source.images):
-        images.setdefault(image.stem, image)
+        images[image.stem].append(image)
     entries, known, problems = [], set(), []
     for path in sorted(source.images.iterdir()):
         if path.suffix.lower() != ".pts" or path.name.startswith("."):
             continue
-        image = images.get(path.stem)
-        if image is None:
-            problems.append(f"{path}: found no photograph of that name beside it")
+        beside = images[path.stem]
+        known.update(beside)
+        if len(beside) != 1:
+            found = ", ".join(image.name for image in beside) or "no photograph"
+            problems.append(
+                f"{path}: found {found} beside it, expected one photograph of that name"
+            )
             continue
-        known.add(image)
+        image = beside[0]
         try:
             landmarks = read_pts(path)
         except TableError as error:
@@ -232,7 +236,7 @@ def _of_arrays(
     source: DataSource, path: Path, index: int
 ) -> tuple[list[_Entry], set[Path], list[str], int]:
     """Faces to use, photographs of all faces, problems, and how many not to use."""
-    arrays = _read_arrays(source, path)
+    arrays = read_label_arrays(source, path)
     names = [str(name) for name in arrays[source.names_key]]
     landmarks = arrays[source.landmarks_key].astype(np.float64)
     spread = np.zeros(landmarks.shape[:2])
@@ -288,42 +292,6 @@ def _eye_corners(source: DataSource, path: Path, count: int) -> tuple[int, int]:
             f" {corners[0]} and {corners[1]} in them"
         )
     return corners
-
-
-def _read_arrays(source: DataSource, path: Path) -> dict[str, np.ndarray]:
-    """The arrays that are asked for, each of the right kind and shape."""
-    kinds = {source.landmarks_key: ("fiu", 3), source.names_key: ("U", 1)}
-    if source.spread_key is not None:
-        kinds[source.spread_key] = ("fiu", 2)
-    if source.use_key is not None:
-        kinds[source.use_key] = ("b", 1)
-    if not path.is_file():
-        raise ArgumentError(f"{path}: found no such file of labels")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in kinds if key in stored}
-            present = list(stored)
-    except ARCHIVE_ERRORS as error:
-        raise TableError(f"{path}: cannot be read as .npz labels: {error}") from error
-    for key in kinds:
-        if key not in arrays:
-            raise ArgumentError(
-                f"{path}: found no array '{key}', only {', '.join(present) or 'none'}"
-            )
-    shape = arrays[source.landmarks_key].shape
-    for key, (kind, ndim) in kinds.items():
-        array = arrays[key]
-        expected = shape[:ndim] if key != source.landmarks_key else (*shape[:2], 2)
-        if array.dtype.kind not in kind or len(shape) != 3 or array.shape != expected:
-            words = {"U": "text", "b": "bool"}.get(kind, "numbers")
-            raise TableError(
-                f"{path}: found '{key}' with {array.dtype} of shape {array.shape},"
-                f" expected {words} of shape {_SHAPES[ndim]} for all faces"
-            )
-    return arrays
-
-
-_SHAPES = {1: "(f,)", 2: "(f, n)", 3: "(f, n, 2)"}
 
 
 def _check_labels(entry: _Entry, expected: int) -> None:

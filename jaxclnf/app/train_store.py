@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxclnf.app.train_data import ARCHIVE_ERRORS
+from jaxclnf.app.train_archives import ARCHIVE_ERRORS
 from jaxclnf.learn.faces import LabelledFaces
 
 

@@ -124,7 +124,7 @@ def learn_shape(
         mean = rigid_shape(points, faces.spread, _RADIUS)
         mirror = _mirror_of(mean, "labels", "more faces") if options.symmetric else None
 
-    def learn(faces: LabelledFaces) -> tuple[PDM, np.ndarray]:
+    def learn(faces: LabelledFaces, labels: str) -> tuple[PDM, np.ndarray]:
         taught = faces.pick(~is_held_out)
         learnt = pdm_from_landmarks(
             taught.landmarks,
@@ -136,7 +136,8 @@ def learn_shape(
             num_rounds=options.num_rounds,
             radius=_RADIUS,
             report=lambda i, residual: say(
-                f"shape: round {i}/{options.num_rounds}, {residual:.3f} mm from labels"
+                f"shape: round {i}/{options.num_rounds} with {labels},"
+                f" {residual:.3f} mm from them"
             ),
         )
         return learnt.pdm, learnt.noise
@@ -144,10 +145,10 @@ def learn_shape(
     if start is not None:
         first = fit_landmarks(start, faces.landmarks, faces.spread)
     else:
-        pdm, noise = learn(faces)
+        pdm, noise = learn(faces, "all labels")
         first = fit_landmarks(pdm, faces.landmarks, faces.spread, noise=noise)
     faces = mask_far_outline(faces, yaw_of(first), outline, outline_limit)
-    pdm, noise = learn(faces)
+    pdm, noise = learn(faces, "the labels to use")
     params = fit_landmarks(pdm, faces.landmarks, faces.spread, noise=noise)
     return LearntShape(pdm, noise, mirror, faces, params)
 

@@ -40,7 +40,12 @@ class ShapeOptions:
         """Refuses what makes no sense."""
         for key in ("num_modes", "num_samples", "num_start_modes", "num_rounds"):
             require(self, key, getattr(self, key) >= 1, "1 or more")
-        require(self, "start_faces", self.start_faces >= 0, "0 or more")
+        require(self, "start_faces", self.start_faces > 0, "above 0")
+        if self.blendshapes is None:
+            defaults = {field.name: field.default for field in dataclasses.fields(self)}
+            for key in ("num_samples", "num_start_modes", "start_faces"):
+                absent = getattr(self, key) == defaults[key]
+                require(self, key, absent, "none without blendshapes")
         factor = self.variance_factor
         require(self, "variance_factor", factor > 0, "a positive number")
 
@@ -156,7 +161,9 @@ class ValidatorOptions:
         """Refuses what makes no sense."""
         near, far = self.in_place_percent, self.lost_percent
         require(self, "in_place_percent", near > 0, "a positive number")
-        require(self, "lost_percent", far >= near, "in_place_percent or more")
+        require(
+            self, "lost_percent", far >= near, f"in_place_percent, {near:g}, or more"
+        )
         for key in ("max_blur_percent", "max_noise", "num_hidden"):
             require(self, key, getattr(self, key) >= 0, "0 or more")
         for key in ("max_shadow_percent", "max_hidden_percent"):

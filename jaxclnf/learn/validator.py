@@ -30,6 +30,7 @@ from jaxclnf.learn.trial_fits import TrialFits, trial_fits
 _FEWEST = 5
 """Fits that are needed of each kind."""
 _EXPECTED = f"expected {_FEWEST} of each"
+_CURE = "more faces held out have more"
 
 _RIDGE = 1e-5
 """Penalty on squared weights, which keeps them finite where all fits can be told
@@ -85,7 +86,8 @@ def learn_validator(
         >>> one = LabelledFaces(("a",), (image,), points, np.ones(points.shape[:2]))
         >>> held_out, alone = np.ones(1, bool), ValidatorOptions(num_hidden=0)
         >>> learn_validator(model, one, held_out, alone, say=print)
-        no validator: found 4 fits in place and 4 lost at scale 0, expected 5 of each
+        no validator: found 4 fits in place and 4 lost at scale 0, expected 5 of each \
+(more faces held out have more)
     """
     model = dataclasses.replace(as_loaded(model), parts=(), validator=None)
     # Two labels or more have a box.
@@ -99,7 +101,7 @@ def learn_validator(
     for scale in range(len(model.experts)):
         fits = trial_fits(model, unseen, scale, options, network=network, seed=seed)
         if fits.num_fewer < _FEWEST:
-            say(f"no validator: {_found(fits)} at scale {scale}, {_EXPECTED}")
+            say(f"no validator: {_found(fits)} at scale {scale}, {_EXPECTED} ({_CURE})")
             return None
         # What is looked at: the level, and what the network says.
         x = fits.level[:, None]

@@ -179,8 +179,8 @@ def _checked_counts(
     most = min(num_faces - 1, 3 * num_landmarks - NUM_FIXED)
     if not 0 < num_modes <= most:
         raise ValueError(
-            f"num_modes is {num_modes}; {num_faces} faces of {num_landmarks} landmarks"
-            f" give 1 to {most} modes"
+            f"num_modes: found {num_modes}, expected 1 to {most}: there are {num_faces}"
+            f" faces of {num_landmarks} landmarks"
         )
     if not start_faces > 0:
         raise ValueError(f"start_faces is {start_faces}; expected more than 0")
