@@ -50,7 +50,8 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
         cls: A class with annotated fields; those made by `static` are metadata.
 
     Returns:
-        The class, registered with `jax.tree_util`.
+        The class, registered with `jax.tree_util`. Its `__post_init__`, if it has one,
+        sees what people construct, not what JAX does.
 
     Example:
         >>> @pytree_dataclass
@@ -63,7 +64,38 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
     # JAX rebuilds instances around tracers and placeholder objects, so run-time type
     # checkers must leave the generated constructor alone.
     cls.__init__ = typing.no_type_check(cls.__init__)
+    if hasattr(cls, "__post_init__"):
+        return _registered_unchecked(cls)
     return jax.tree_util.register_dataclass(cls)
+
+
+def _registered_unchecked(cls: type[_T]) -> type[_T]:
+    """Registers a dataclass that checks its values; a pytree of its form may have any.
+
+    A gradient by some options, or the axes over which they are batched, has their form
+    and none of their ranges.
+    """
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    data = [f.name for f in fields if not f.metadata.get("static")]
+    meta = [f.name for f in fields if f.metadata.get("static")]
+    keys = [jax.tree_util.GetAttrKey(name) for name in data]
+
+    def flatten(tree: _T) -> tuple[list[Any], tuple[Any, ...]]:
+        values = vars(tree)
+        return [values[name] for name in data], tuple(values[name] for name in meta)
+
+    def flatten_with_keys(tree: _T) -> tuple[list[Any], tuple[Any, ...]]:
+        values, static_values = flatten(tree)
+        return list(zip(keys, values, strict=True)), static_values
+
+    def unflatten(static_values: tuple[Any, ...], values: Any) -> _T:
+        tree = object.__new__(cls)
+        vars(tree).update(zip(meta, static_values, strict=True))
+        vars(tree).update(zip(data, values, strict=True))
+        return tree
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 def filled(

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jaxclnf.fitting import many
 from jaxclnf.fitting.canvas import Canvas
 from jaxclnf.fitting.chunks import Chunk
+from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.options import FitOptions
 from tests import synthetic
 
@@ -35,6 +36,9 @@ mine = jax.device_put(model, jax.devices()[3])
 explicit = jax.make_mesh((8,), ("faces",))
 spread = many.fit_many(mine, image, boxes, options=options, mesh=explicit, chunk=2)
 alone = many.fit_many(model, image, boxes, options=options, chunk=2)
+for some in (boxes[0], boxes[:2]):  # where one face is, several are
+    here = fit(mine, image, some, options=options).landmarks
+    assert here.devices() == {jax.devices()[3]}, here.devices()
 np.testing.assert_allclose(spread.landmarks, alone.landmarks, atol=1e-3)
 np.testing.assert_array_equal(spread.status, alone.status)
 np.testing.assert_array_equal(spread.num_steps, alone.num_steps)

@@ -1,16 +1,32 @@
 """What a fit is asked to start from: boxes, parameters, and what is neither."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxclnf import FitOptions, TrackOptions, fit, fit_many, start_tracking
+from jaxclnf import (
+    FitOptions,
+    TrackOptions,
+    fit,
+    fit_many,
+    start_tracking,
+    track_frame,
+)
 from jaxclnf.experts.area import check_image
 from jaxclnf.fitting import many as many_module
-from jaxclnf.fitting.given import as_box, as_boxes, check_params, check_tracking
+from jaxclnf.fitting.given import (
+    as_box,
+    as_boxes,
+    as_model,
+    check_params,
+    check_tracking,
+    first_box,
+)
+from jaxclnf.fitting.model import BoxCalibration, CLNFPart, ModelInfo
 from jaxclnf.status import Status
 from tests import synthetic
 
@@ -147,6 +163,53 @@ def test_sizes_to_prepare(example: dict):
             example["model"].prepared((size,))
 
 
+def test_a_model_of_another_kind(example: dict):
+    face = example["image"], example["box"]
+    with pytest.raises(TypeError, match="the model is a str; expected a CLNFModel"):
+        inspect.unwrap(as_model)("default")
+    with (
+        jax.enable_x64(False),
+        pytest.raises(
+            ValueError, match=r"is of float64, but JAX .*x64', True\) before"
+        ),
+    ):
+        fit(example["model"], *face)
+
+
+def test_what_is_not_computed_with_has_no_programs(example: dict):
+    model = example["model"]
+    words = ModelInfo(name="x", licence="y", provenance="z")
+    boxes = BoxCalibration(shift=(0.0, 0.0), size=(1.0, 1.0))
+    part = CLNFPart(
+        model=model, main_index=jnp.arange(2), part_index=jnp.arange(2), name="p"
+    )
+    plain = dataclasses.replace(model, parts=(part,))
+    part = dataclasses.replace(part, model=dataclasses.replace(model, info=words))
+    told = dataclasses.replace(model, parts=(part,), info=words, box_calibration=boxes)
+    assert jax.tree.structure(told) != jax.tree.structure(plain)
+    assert jax.tree.structure(as_model(told)) == jax.tree.structure(as_model(plain))
+
+
+def test_what_looks_at_numbers_is_no_part_of_a_program(example: dict):
+    model, image, box = (example[name] for name in ("model", "image", "box"))
+    with pytest.raises(TypeError, match="fit_many works on .*; expected fit under jax"):
+        jax.jit(lambda x: fit_many(model, x, box[None]))(image)
+    options = TrackOptions()
+    state = start_tracking(model, options)
+    with pytest.raises(TypeError, match="track_frame works .*; expected track_step"):
+        jax.jit(lambda s: track_frame(model, image, s, options, lambda: box))(state)
+
+
+def test_what_a_detector_may_find():
+    box = np.arange(4.0)
+    for nothing in (None, np.zeros((0, 4)), []):
+        assert first_box(nothing) is None
+    for one in (box, [*box], box[None], np.stack([box, box + 1])):
+        assert first_box(one).tolist() == box.tolist()
+    with pytest.raises(ValueError, match=r"boxes have shape \(3,\)"):
+        first_box(box[:3])
+
+
 def test_a_track_of_another_kind(example: dict):
     model = example["model"]
     plain = TrackOptions()
@@ -176,3 +239,8 @@ def test_images_of_no_real_numbers(example: dict, kind: str):
     image = example["image"].astype(kind)
     with pytest.raises(TypeError, match="image is of type .*; expected real numbers"):
         check_image(image)
+
+
+def test_a_mask_is_not_forgotten(example: dict):
+    with pytest.raises(TypeError, match="image is a masked array; expected one wit"):
+        check_image(np.ma.masked_greater(example["image"], 250))

@@ -18,6 +18,7 @@ from jaxclnf.solver.loop import (
     nu_rlms_with_trace,
 )
 from jaxclnf.solver.newton import damped_step, newton_step
+from jaxclnf.solver.objective import objective
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.status import Status
 from tests import synthetic
@@ -269,6 +270,24 @@ def test_phases_refuse_what_they_cannot_do(problem):
         nu_rlms_init(pdm, responses, params, _options("foo"))
     with pytest.raises(ValueError, match="max_steps is 2.5; expected a whole number"):
         NURLMSOptions(max_steps=2.5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="max_steps is 0; expected 1 or more"):
+        NURLMSOptions(max_steps=0)
+
+
+def test_gradients_and_axes_have_the_form_of_options(problem):
+    """And none of the ranges that options have."""
+    options = NURLMSOptions(sigma=1.5)
+    gradient = jax.grad(lambda o: objective(*problem, o))(options)
+    down = jax.tree.map(lambda x: -0.1 * x, jax.device_get(gradient))
+    assert down.sigma < 0 and down.max_steps == options.max_steps
+    axes = dataclasses.replace(options, sigma=1.0)
+    axes = jax.tree.map_with_path(lambda path, _: path[0].name == "sigma", axes)
+    assert [axes.sigma, axes.reg_factor] == [True, False]
+    # pyright takes what JAX gives back for options.
+    axes = jax.tree.map(lambda is_sigma: 0 if is_sigma else None, axes)
+    three = dataclasses.replace(options, sigma=jnp.arange(1.0, 4.0))
+    values = jax.vmap(lambda o: objective(*problem, o), (axes,))(three)
+    assert values.shape == (3,) and len(set(values.tolist())) == 3
 
 
 def test_parameters_of_another_precision_take_that_of_the_model(problem):

@@ -326,6 +326,13 @@ def test_params_from_landmarks_never_leave_nan_behind_a_good_start(pdm):
     assert np.all(np.isfinite(_project(pdm, found)))
 
 
+def test_params_from_landmarks_take_the_precision_of_the_model(pdm):
+    points = np.asarray(pdm.mean_shape[:, :2])
+    turn = jnp.eye(3, dtype=np.float32)
+    found = params_from_landmarks(pdm, jnp.float32(points), rotation=turn)
+    assert {x.dtype for x in jax.tree.leaves(found)} == {pdm.mean_shape.dtype}
+
+
 def test_params_from_landmarks_of_nan_end_at_once(pdm):
     """Each of the thousand steps that a search may take would be as bad."""
     nothing = jnp.full((12, 2), jnp.nan)

@@ -64,6 +64,8 @@ def check_image(image: Any, name: str = "image") -> None:
         >>> check_image(np.zeros((2, 2)))
     """
     check_array(image, name)
+    if np.ma.isMaskedArray(image):
+        raise TypeError(f"{name} is a masked array; expected one without a mask")
     if len(image.shape) != 2 or 0 in image.shape:
         raise ValueError(
             f"{name} has shape {image.shape}; expected grey values (height, width)"

@@ -13,7 +13,7 @@ from jaxclnf.experts.area import GreyImage, check_image
 from jaxclnf.fitting.canvas import on_canvas
 from jaxclnf.fitting.cores import num_cores
 from jaxclnf.fitting.face import fit_face
-from jaxclnf.fitting.given import as_boxes, check_params
+from jaxclnf.fitting.given import as_boxes, as_model, check_params
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
@@ -41,7 +41,7 @@ def fit(
     several starts, of which the likeliest after the first phase are finished and the
     likeliest of those is kept. Then follow the model's parts, if it has some.
     Images of all sizes up to the next power of two share one compilation, any number of
-    faces too.
+    faces too, and models of one form; images of uint8 have one, all others another.
     Inside `jax.jit` or `jax.vmap` it works as any JAX function, and forward-mode
     derivatives go through it; for reverse mode there is `fit_with_trace`.
 
@@ -59,11 +59,12 @@ def fit(
         no size or lies wholly outside the image gives `Status.BAD_START`, not an error.
 
     Raises:
-        TypeError: The image is no array of real numbers, or `params` are no
-            `PDMParams`.
-        ValueError: The image is not two-dimensional or empty, boxes do not end in 4
-            numbers, `params` do not fit the model, or not exactly one of `boxes` and
-            `params` is given; the options name no solver, or what a scale cannot be
+        TypeError: The image is no array of real numbers, `params` are no `PDMParams`,
+            or `model` is no model.
+        ValueError: The model is of float64 while JAX computes in float32, the image is
+            not two-dimensional or empty, boxes do not end in 4 numbers, `params` do not
+            fit the model, or not exactly one of `boxes` and `params` is given; the
+            options name no solver, or what a scale cannot be
             fitted with.
 
     Example:
@@ -155,6 +156,7 @@ def _fit(
     options: FitOptions,
     with_trace: bool,
 ) -> tuple[FitResult, FitTrace | None]:
+    model = as_model(model)
     check_image(image)
     if (boxes is None) == (params is None):
         raise ValueError("expected either boxes or params, not both and not neither")
@@ -242,7 +244,10 @@ def _fit_rows(
             one(jax.tree.map(lambda x, i=i: x[i], starts), options, with_trace)
             for i in range(count)
         ]
-        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *rows))
+        # Where each row is, if that was chosen by the model's place.
+        some = rows[0][0].status
+        place = some.sharding if some.committed else None
+        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *rows), place)
     # The last chunk is filled up with faces that end at once for a bad start.
     fill = -count % _CHUNK
     padded = jax.tree.map(

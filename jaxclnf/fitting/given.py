@@ -3,10 +3,11 @@
 from reprlib import repr as short
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxclnf.fitting.model import CLNFModel
+from jaxclnf.fitting.model import CLNFModel, without_words
 from jaxclnf.fitting.track_options import TrackOptions
 from jaxclnf.fitting.track_state import TrackerState
 from jaxclnf.shape.pdm import PDM, PDMParams
@@ -14,6 +15,83 @@ from jaxclnf.tracing import is_traced
 
 _ROTATION_ERROR = 1e-2
 """How far a matrix times its transpose may be from the identity in a rotation."""
+
+
+def as_model(model: CLNFModel) -> CLNFModel:
+    """A model as programs take it: without the words about it.
+
+    Those are static, so that models of one form would have programs of their own.
+
+    Args:
+        model: What is given as a model.
+
+    Returns:
+        The model; nothing that is computed depends on what it lacks.
+
+    Raises:
+        TypeError: It is none.
+        ValueError: It is of float64, which JAX now takes for float32.
+
+    Example:
+        >>> as_model(model).info.name
+        'unnamed'
+    """
+    if not isinstance(model, CLNFModel):
+        raise TypeError(
+            f"the model is a {type(model).__name__}; expected a CLNFModel, such as"
+            " load_model gives"
+        )
+    dtype = np.dtype(model.pdm.mean_shape.dtype)
+    if dtype == np.float64 and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(
+            "the model is of float64, but JAX computes in float32; expected a model"
+            " of float32, or jax.config.update('jax_enable_x64', True) before"
+        )
+    return without_words(model)
+
+
+def check_not_traced(what: str, instead: str) -> None:
+    """Refuses to be part of a program.
+
+    Args:
+        what: The function that cannot be.
+        instead: What there is for that.
+
+    Raises:
+        TypeError: JAX is tracing.
+
+    Example:
+        >>> check_not_traced("fit_many", "fit under jax.vmap")
+    """
+    if is_traced():
+        raise TypeError(
+            f"{what} works on arrays that are known, not inside jax.jit, jax.vmap or"
+            f" derivatives; expected {instead} there"
+        )
+
+
+def first_box(found: Any) -> Any:
+    """The box of the face to track among those that a detector found.
+
+    Args:
+        found: None, one box, or one per row, the one to track first.
+
+    Returns:
+        `(4,)`, or None.
+
+    Raises:
+        ValueError: They are not numbers, or not of such a shape.
+
+    Example:
+        >>> first_box(np.zeros((0, 4))), first_box([(1, 2, 3, 4)]).tolist()
+        (None, [1.0, 2.0, 3.0, 4.0])
+    """
+    if found is None:
+        return None
+    rows = as_boxes(found, single=True)
+    if rows.ndim == 1:
+        return rows
+    return rows[0] if len(rows) else None
 
 
 def as_boxes(boxes: Any, *, single: bool) -> Any:

@@ -31,7 +31,7 @@ from jaxclnf.fitting.canvas import (
 from jaxclnf.fitting.chunks import Chunk, plan_chunks
 from jaxclnf.fitting.cores import num_cores, on_all_cores, one_ahead
 from jaxclnf.fitting.face import fit_face, unfitted_face
-from jaxclnf.fitting.given import as_boxes
+from jaxclnf.fitting.given import as_boxes, as_model, check_not_traced
 from jaxclnf.fitting.hypotheses import starts_from_box
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
@@ -98,7 +98,8 @@ def fit_many(
         `fit` to within rounding, and do not depend on the other faces.
 
     Raises:
-        TypeError: An image is no array of real numbers, or `mesh` no mesh.
+        TypeError: An image is no array of real numbers, `mesh` no mesh or `model` no
+            model; or JAX is tracing.
         ValueError: An image is not two-dimensional or empty, boxes are not `(f, 4)`,
             image indices are missing or out of range, `chunk` is not positive,
             `mesh` has several axes, or the options leave no scale to fit.
@@ -110,6 +111,8 @@ def fit_many(
         >>> [Status(status).name for status in results.status.tolist()]
         ['CONVERGED', 'BAD_START']
     """
+    check_not_traced("fit_many", "fit under jax.vmap")
+    model = as_model(model)
     work = _prepared(model, images, boxes, image_index, options)
     windows_of_scales(model, options)  # refuses those that leave no scale
     if chunk is not None and whole_number("chunk", chunk) < 1:

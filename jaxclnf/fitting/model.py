@@ -28,6 +28,9 @@ class ModelInfo:
     """How and from what the model was made."""
 
 
+_NO_WORDS = ModelInfo(name="unnamed")
+
+
 @dataclasses.dataclass(frozen=True)
 class BoxCalibration:
     """Where a model's landmarks are in a square of the face detector.
@@ -87,7 +90,7 @@ class CLNFModel:
     """When to try no further start; None: never."""
     validator: Validator | LikelihoodValidator | JointValidator | None = None
     """Judges whether landmarks lie on a face; None: nothing does."""
-    info: ModelInfo = static(default=ModelInfo(name="unnamed"))
+    info: ModelInfo = static(default=_NO_WORDS)
     """Name, licence and provenance."""
     box_calibration: BoxCalibration | None = static(default=None)
     """How `detect_faces` finds this model's landmarks; None: as for OpenFace's."""
@@ -147,3 +150,23 @@ def _part_windows(
 ) -> tuple[Sequence[int], ...]:
     settings = PART_SETTINGS.get(name)
     return others if settings is None else (settings.window_sizes,)
+
+
+def without_words(model: CLNFModel) -> CLNFModel:
+    """A model without what is about it: name, licence, provenance, boxes to begin from.
+
+    Args:
+        model: The model.
+
+    Returns:
+        One that fits the same, and shares its programs with all of its form.
+
+    Example:
+        >>> without_words(model).info.name
+        'unnamed'
+    """
+    parts = tuple(
+        dataclasses.replace(part, model=without_words(part.model))
+        for part in model.parts
+    )
+    return dataclasses.replace(model, parts=parts, info=_NO_WORDS, box_calibration=None)

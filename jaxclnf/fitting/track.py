@@ -19,7 +19,13 @@ from jaxclnf.experts.area import GreyImage, check_image
 from jaxclnf.fitting.canvas import on_canvas
 from jaxclnf.fitting.face import fit_face, last_scale, unfitted_face
 from jaxclnf.fitting.fit import fit
-from jaxclnf.fitting.given import as_box, check_tracking
+from jaxclnf.fitting.given import (
+    as_box,
+    as_model,
+    check_not_traced,
+    check_tracking,
+    first_box,
+)
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.parts import unfitted_part
@@ -88,6 +94,7 @@ def followed_face(
         >>> bool(followed_face(model, image, state, TrackOptions()).asks)
         True
     """
+    model = as_model(model)
     check_image(image)
     check_tracking(model, state, options)
     if is_traced():
@@ -156,8 +163,9 @@ def track_frame(
         image: Grey values of the frame.
         state: The state after the last frame, at first that of `start_tracking`.
         options: The options.
-        detect: Looks at this frame for one face: its `(x, y, width, height)` tight
-            around the landmarks, or None.
+        detect: Looks at this frame for a face: `(x, y, width, height)` tight around
+            the landmarks, or None. Of several in rows, as from `detect_faces`, the
+            first is taken.
 
     Returns:
         The new state, and the frame's result, `Status.BAD_START` and NaN where there is
@@ -165,7 +173,7 @@ def track_frame(
 
     Raises:
         TypeError: As `fit`; or something is no `TrackerState`, no `TrackOptions` or no
-            function.
+            function; or JAX is tracing.
         ValueError: As `fit`; the state is of several faces, of another model or has no
             room for a template; or the box is not `(4,)`.
 
@@ -187,11 +195,12 @@ def track_frame(
         raise TypeError(
             f"detect is a {type(detect).__name__}; expected a function that gives a box"
         )
+    check_not_traced("track_frame", "track_step")
     state, result = advance(
         state,
         options,
         follow=lambda state: followed_face(model, image, state, options),
-        detect=detect,
+        detect=lambda: first_box(detect()),
         restart=lambda box: restart_face(model, image, box, options),
     )
     return with_template(image, state, result, options), result

@@ -135,10 +135,10 @@ def params_from_landmarks(
             f"landmarks have shape {landmarks.shape}; expected {(pdm.num_landmarks, 2)}"
         )
     dtype = pdm.mean_shape.dtype
+    landmarks = jnp.asarray(landmarks, dtype)
     if visible is None:
         visible = jnp.ones(landmarks.shape[0], bool)
-    if rotation is None:
-        rotation = jnp.eye(3, dtype=dtype)
+    rotation = jnp.eye(3, dtype=dtype) if rotation is None else rotation.astype(dtype)
     seen = visible[:, None]
     landmarks = jnp.where(seen, landmarks, 0)
     low, high = _extent(landmarks, seen)

@@ -116,4 +116,6 @@ class NURLMSOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_steps", whole_number("max_steps", self.max_steps))
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps is {self.max_steps}; expected 1 or more")
         check_numbers(self)
