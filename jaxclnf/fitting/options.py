@@ -42,7 +42,8 @@ class PartSettings(NamedTuple):
     sigma: float
     """Bandwidth of the kernel density estimate, reference pixels."""
     reg_factor: float
-    """Weight of the shape prior, px^2."""
+    """Weight of the shape prior, px^2 of the image: on a face twice as wide, four times
+    it holds the shape as much."""
     weight_factor: float
     """Weight of each landmark per unit of its expert's confidence; 0: all weigh 1."""
 
@@ -90,7 +91,8 @@ class FitOptions:
     sigma: Float[Array, ""] | float = 1.5
     """Bandwidth of the kernel density estimate, reference pixels."""
     reg_factor: Float[Array, ""] | float = 25.0
-    """Weight of the shape prior, px^2."""
+    """Weight of the shape prior, px^2 of the image: on a face twice as wide, four times
+    it holds the shape as much."""
     weight_factor: Float[Array, ""] | float = 0.0
     """Weight of each landmark per unit of its expert's confidence; 0: all weigh 1."""
     shape_tol: Float[Array, ""] | float = 0.005
