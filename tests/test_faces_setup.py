@@ -127,6 +127,19 @@ def test_openface_options_with_its_own_model_need_no_word(example, capsys):
 def test_options_are_checked_with_the_rest():
     with pytest.raises(ArgumentError, match="--sigma -1"):
         FaceSetup(sigma=-1.0).fit_options()
+    with pytest.raises(ArgumentError, match="--finished-starts 5: of 3 starts"):
+        FaceSetup(starts=3, finished_starts=5).fit_options()
+
+
+def test_sizes_without_a_scale_are_refused(example):
+    model = example["model"]
+    for sizes, message in (
+        ((7, 7, 7), "--window-sizes 7 7 7: has sizes beyond the scales of the model, "),
+        ((0, 0, 7), "--window-sizes 0 0 7: skips every scale of"),
+    ):
+        with pytest.raises(ArgumentError, match=message + ".*"):
+            FaceSetup(window_sizes=sizes).fit_options(model)
+    assert FaceSetup(window_sizes=(7, 7, 0)).fit_options(model).window_sizes[2] == 0
 
 
 def test_the_model_is_prepared_for_its_windows(example, monkeypatch):

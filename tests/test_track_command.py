@@ -117,6 +117,23 @@ def test_frames_of_a_folder_in_order_of_names(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("f1", "f10", "f2"), "by name, f10.png before f2.png: expected numbers"),
+        (("F3", "f1"), "by name, F3.png before f1.png: expected"),
+        (("f01", "f02", "f10"), ""),
+        (("a", "b1", "c", "d0"), ""),
+        (("take2_1", "take2_2"), ""),
+    ],
+)
+def test_numbers_out_of_order_are_told(tmp_path, capsys, names, said) -> None:
+    for name in names:
+        write_png(tmp_path / f"{name}.png", np.zeros((2, 2, 3), np.uint8))
+    assert open_video(tmp_path).num_frames == len(names)
+    assert said in (err := capsys.readouterr().err) and bool(said) == bool(err)
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("no.avi", None, "no such file"),
@@ -284,7 +301,7 @@ def test_a_face_is_followed(
     args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
     assert main([*args, "--overlay", "--fps", "10"]) == 0
     shown = capsys.readouterr()
-    assert "4 frames, 4 with a trusted face" in shown.out
+    assert "4 frames, 4 with a face" in shown.out
     assert "frame 1 of 4" in shown.err
     assert sorted(os.listdir(out)) == ["walk.v1.avi", "walk.v1.csv"]
     rows = read_table(out, "walk.v1.csv")
@@ -306,9 +323,13 @@ def test_a_face_is_followed(
 def test_no_faces_at_all(model_file, out, tmp_path, capsys) -> None:
     folder = make_folder(tmp_path / "black", [np.zeros((120, 90), np.uint8)] * 3)
     args = ["track", str(folder), "--model", model_file, "--out", out, *FAST]
+    Path(out).mkdir()
+    for suffix in ("csv", "avi"):  # of a run with an overlay, which was interrupted
+        Path(out, f"black.partial.{suffix}").touch()
     for more in ([], ["--multi", "--name", "many"]):
         assert main([*args, *more]) == 0
-    assert capsys.readouterr().out.count("3 frames, 0 with a trusted face") == 2
+    assert sorted(os.listdir(out)) == ["black.csv", "many.csv"]
+    assert capsys.readouterr().out.count("3 frames, 0 with a face") == 2
     for name, face_id in (("black.csv", "0"), ("many.csv", "-1")):
         rows = read_table(out, name)
         assert [(r["frame"], r["face_id"], r["success"]) for r in rows] == [
@@ -351,7 +372,7 @@ def test_bad_videos_do_not_stop_the_others(
     assert "no.avi: no such file" in shown.err
     assert "cut.avi: damaged or cut off; read" in shown.err
     assert "frame_002.png: " in shown.err and "frame_000.png: " in shown.err
-    assert "torn: 2 frames, 2 with a trusted face" in shown.out
+    assert "torn: 2 frames, 2 with a face" in shown.out
     # Of a video that cannot be used at all there is nothing.
     assert sorted(os.listdir(out)) == ["cut.avi", "cut.csv", "torn.avi", "torn.csv"]
     assert len(read_table(out, "torn.csv")) == 2
@@ -390,7 +411,7 @@ def test_an_overlay_that_cannot_be_written_costs_no_row(
     (told,) = [line for line in shown.err.splitlines() if "without an" in line]
     assert told.startswith(f"jaxclnf: {problem}")
     assert told.endswith(f"; the table is written without {end}")
-    assert shown.out == f"{folder}: 3 frames, 0 with a trusted face -> {out}/v.csv\n"
+    assert shown.out == f"{folder}: 3 frames, 0 with a face -> {out}/v.csv\n"
     assert [r["frame"] for r in read_table(out, "v.csv")] == list("123")
     assert {*os.listdir(out)} <= {"v.csv", "v.avi"}
 
@@ -458,6 +479,7 @@ def test_an_overlay_never_replaces_its_video(
         (["a.avi", "--fps", "0"], "--fps 0.0: must be a number above 0"),
         (["a.avi", "--fps", "nan"], "--fps nan: must be"),
         (["a.avi", "--detect-every", "0"], "--detect-every 0: must be 1 or more"),
+        (["a.avi", "--detect-every", "3"], "--detect-every: has no use without --mul"),
         (["a.avi", "b.avi", "--name", "x"], "--name x: is for one video, found 2 of"),
         (["a.avi", "--name", "x/y"], "must be a file's name"),
         (["a.avi", "--sigma", "-1"], "--sigma -1.0: must be"),

@@ -194,6 +194,11 @@ class FaceSetup:
                 raise ArgumentError(
                     f"--{one} and --{other}: belong together, give both"
                 )
+        finished = self.finished_starts or 0
+        if self.starts is not None and finished > self.starts:
+            raise ArgumentError(
+                f"--finished-starts {finished}: of {self.starts} starts"
+            )
         if self.detector == "haar" and self.mtcnn is not None:
             raise ArgumentError("--mtcnn: has no use with --detector haar")
 
@@ -211,17 +216,24 @@ class FaceSetup:
             ArgumentError: As `check`, or the windows leave no scale of the model.
         """
         self.check()
-        preset = self._preset(model is not None and _has_cen(model))
-        asked = {name: getattr(self, name) for name in _OF_FIT_OPTIONS}
-        asked = {name: value for name, value in asked.items() if value is not None}
+        experts = () if model is None else model.experts
+        preset = self._preset(any(isinstance(e, CENExperts) for e in experts))
+        asked = {n: x for n in _OF_FIT_OPTIONS if (x := getattr(self, n)) is not None}
         options = dataclasses.replace(preset, use_parts=self.parts, **asked)
-        if model is not None and not any(options.window_sizes[: len(model.experts)]):
-            text = " ".join(map(str, options.window_sizes))
-            raise ArgumentError(
-                f"--window-sizes {text}: skips every scale of the model, which has"
-                f" {len(model.experts)}"
-            )
+        if experts:
+            self._check_scales(options.window_sizes, len(experts))
         return options
+
+    def _check_scales(self, sizes: Sequence[int], count: int) -> None:
+        beyond = self.window_sizes is not None and any(sizes[count:])
+        some = any(sizes[:count])
+        if some and not beyond:
+            return
+        text = " ".join(map(str, sizes))
+        wrong = "has sizes beyond the scales" if some else "skips every scale"
+        raise ArgumentError(
+            f"--window-sizes {text}: {wrong} of the model, which has {count}"
+        )
 
     def _preset(self, is_cen: bool) -> FitOptions:
         if self.dialect == "converged":
@@ -387,7 +399,3 @@ def _check_window_sizes(sizes: tuple[int, ...] | None) -> None:
             f"--window-sizes {text}: must be odd numbers up to {_LARGEST_WINDOW}, or 0"
             " to skip a scale, and not all 0"
         )
-
-
-def _has_cen(model: CLNFModel) -> bool:
-    return any(isinstance(experts, CENExperts) for experts in model.experts)

@@ -133,6 +133,11 @@ class TrackCommand(FaceSetup):
         work = _Work(self, model, options, self.face_detector(model))
         out = make_folder(self.out)
         self.say_what_is_used(model)
+        if model.validator is None:
+            say(
+                f"jaxclnf: model {model.info.name} has no validator: a face that is"
+                " lost counts as found until its fit fails"
+            )
         named = list(self.videos) if self.name is None else [Path(f"{self.name}.csv")]
         used = [*self.videos, *filter(None, (self.model, self.mtcnn))]
         names = _names(named, out, used, self.overlay)
@@ -155,6 +160,8 @@ class TrackCommand(FaceSetup):
             raise ArgumentError(
                 f"--detect-every {self.detect_every}: must be 1 or more"
             )
+        if self.detect_every != ManyOptions.detect_every and not self.multi:
+            raise ArgumentError("--detect-every: has no use without --multi")
         if self.name is not None:
             check_name(self.name, len(self.videos), "video")
 
@@ -223,11 +230,12 @@ class _Work:
             drop_overlay(error)  # whether it is whole is known at its end only
         if not broken:
             remove_partial(f"{target}.csv")
-            if overlay is not None:
+            if overlay is not None or not self.setup.overlay:
                 remove_partial(path)
         files = f"{target}.csv" + f", {OVERLAY_SUFFIX}" * (overlay is not None)
         frames = f"{count} frame{'' if count == 1 else 's'}"
-        print(f"{video.path}: {frames}, {good} with a trusted face -> {files}")
+        face = "a face" if self.model.validator is None else "a trusted face"
+        print(f"{video.path}: {frames}, {good} with {face} -> {files}")
         if broken:
             raise broken[0]
         return (overlay is not None) == self.setup.overlay

@@ -3,7 +3,9 @@
 import dataclasses
 import math
 import os
-from collections.abc import Generator, Iterator
+import re
+from collections.abc import Generator, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -16,7 +18,7 @@ from jaxclnf.app.media import (
     MAX_SIDE,
     read_image,
 )
-from jaxclnf.app.streams import decoder_messages
+from jaxclnf.app.streams import decoder_messages, say
 
 _DEFAULT_FPS = 30.0
 """For folders, and for videos that do not say."""
@@ -96,6 +98,7 @@ def open_video(path: str | os.PathLike[str], *, fps: float | None = None) -> Vid
                 f"{path}: found no frame in this folder; expected files"
                 f" {', '.join(FOLDER_SUFFIXES)}"
             )
+        _look_at_order(images)
         return Video(path, fps or _DEFAULT_FPS, len(images), images)
     _check_file(path)
     with decoder_messages() as messages:
@@ -106,10 +109,26 @@ def open_video(path: str | os.PathLike[str], *, fps: float | None = None) -> Vid
         capture.release()
     if not is_open:
         reason = f" ({messages[-1]})" if messages else ""
-        raise MediaError(f"{path}: not a video of a known format{reason}")
+        raise MediaError(
+            f"{path}: not a video of a known format, or the beginning of one{reason}"
+        )
     usual = told if math.isfinite(told) and told > 0 else _DEFAULT_FPS
     is_known = math.isfinite(count) and count > 0
     return Video(path, fps or usual, int(count) if is_known else 0)
+
+
+def _look_at_order(frames: Sequence[Path]) -> None:
+    """Says so if frames, in the order of their names, are not in that of numbers."""
+    numbers = [re.findall(r"\d+", frame.stem)[-1:] for frame in frames]
+    for before, after, (one, other) in zip(
+        frames, frames[1:], pairwise(numbers), strict=False
+    ):
+        if one and other and int(one[0]) > int(other[0]):
+            say(
+                f"jaxclnf: {before.parent}: frames follow each other by name,"
+                f" {before.name} before {after.name}: expected numbers of one length"
+            )
+            return
 
 
 def frames_of(video: Video) -> Generator[Frame, None, None]:
