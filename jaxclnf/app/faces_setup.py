@@ -35,8 +35,7 @@ FaceDetector = Callable[
 ]
 """From a picture in colour (blue, green, red) and in grey to boxes of faces."""
 
-_HAAR_MIN_FACE, _MTCNN_MIN_FACE = 50, 60
-_MAX_DECIMALS = 17
+_HAAR_MIN_FACE, _MTCNN_MIN_FACE, _MAX_DECIMALS = 50, 60, 17
 _LARGEST_WINDOW = 99  # Twelve times OpenFace's common ones; nothing stops at more.
 _MAX_COUNT = 2**31 - 1  # Steps and passes are counted in 32 bits.
 # What OpenFace multiplies its numbers with for convolutional experts.
