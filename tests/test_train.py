@@ -166,7 +166,10 @@ def test_the_summary_tells_what_was_done(trained: Path) -> None:
     names = [f"{i:03d}.png" for i in range(60)]
     assert summary["held_out"] == held_out(names, 0.3).sum()
     assert summary["data"] == [{"images": "faces", "used": 60, "marked_unused": 0}]
-    assert summary["left_out"] == [] and summary["accuracy"]["num_faces"] > 0
+    assert (
+        summary["left_out"] == summary["missing"] == []
+        and summary["accuracy"]["num_faces"] > 0
+    )
     (in_place,), (lost,) = (
         summary["validator"][f"trusted_{kind}"] for kind in ("in_place", "lost")
     )
@@ -231,11 +234,15 @@ def test_bad_faces_stop_a_training_unless_it_is_told_to_go_on(
 
     def train(_: object, faces: LabelledFaces, __: object) -> tuple:
         names.extend(faces.names)
-        return model, {}
+        return model, {"missing": ["no validator: found nothing"]}
 
     monkeypatch.setattr("jaxclnf.app.train.train_model", train)
     assert main(["train", config, "--keep-going"]) == 0
-    assert "38 faces" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "38 faces" in said.out
+    assert "tiny.npz: no validator: found nothing. All its fits that do" in said.err
+    summary = json.loads((tmp_path / "build" / "summary.json").read_text())
+    assert summary["missing"] == ["no validator: found nothing"]
     assert len(names) == 38 and not {"003.png", "004.png"} & {*names}
     assert load_model(tmp_path / "build" / "tiny.npz").pdm.num_landmarks == 12
 
