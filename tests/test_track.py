@@ -88,6 +88,8 @@ class Script:
     state: TrackerState = dataclasses.field(init=False)
     frame: int = 0
     asked: bool = False
+    advantage: float = 0.5
+    """By how much a fit from a box is likelier than one that follows."""
 
     def __post_init__(self) -> None:
         self.state = start_tracking(make_example()["model"], self.options)
@@ -118,7 +120,7 @@ class Script:
         def restart(box: np.ndarray) -> FitResult:
             nonlocal called
             called += "r"
-            return simulated(self.frame + 0.5, detector == "+", 0.3)
+            return simulated(self.frame + self.advantage, detector == "+", 0.3)
 
         self.state, result = advance(
             self.state, self.options, follow=from_state, detect=detect, restart=restart
@@ -132,6 +134,35 @@ class Script:
         s = self.state
         mark = float(s.params.scale)
         return bool(s.initialised), bool(s.success), int(s.failures_in_a_row), mark
+
+
+def test_a_face_that_is_followed_well_is_compared_with_a_new_fit() -> None:
+    run = Script(dataclasses.replace(OPTIONS, recheck_every=3))
+    assert run.step("++") == (True, "dr")
+    for _ in range(2):
+        assert run.step("++") == (True, "f")
+    assert run.step("++") == (True, "fdr")
+    assert run.facts == (True, True, -1, 4.5)  # The new one is likelier.
+    run.advantage = -0.5
+    for detector, called in (("+", "fdr"), ("-", "fdr"), ("0", "fd")):
+        for _ in range(2):
+            assert run.step("++") == (True, "f")
+        assert run.step("+" + detector) == (True, called)
+        assert run.facts == (True, True, -1, run.frame)  # The followed one is kept.
+        assert bool(run.result.success) and float(run.result.params.scale) == run.frame
+    # After a failure, whatever is found counts.
+    assert run.step("-+") == (True, "fdr")
+    assert run.facts == (True, True, -1, run.frame - 0.5)
+
+
+def test_fits_that_end_at_other_windows_are_not_compared() -> None:
+    assert TrackOptions().rechecks and TrackOptions.wild().rechecks
+    assert not dataclasses.replace(TrackOptions(), recheck_every=0).rechecks
+    other = FitOptions(window_sizes=(0, 9, 7, 5), starts=1)
+    options = dataclasses.replace(TrackOptions(), follow=other, recheck_every=1)
+    assert not options.rechecks
+    run = Script(options)
+    assert [run.step("++")[1] for _ in range(3)] == ["dr", "f", "f"]
 
 
 def test_a_good_track_never_asks_the_detector() -> None:

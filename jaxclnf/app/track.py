@@ -65,6 +65,15 @@ class TrackCommand(FaceSetup):
     detect_every: int = ManyOptions.detect_every
     """With --multi: frames from one search for new faces to
     the next."""
+    recheck_every: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="INT", help_behavior_hint="(default: 30; openface dialect: 0)"
+        ),
+    ] = None
+    """Without --multi: frames after which a face that is
+    followed well is compared with a new fit from the
+    detector's box, the likelier of which is kept; 0: never."""
     template: bool = False
     """Begin each frame where the last one's grey values are
     found again, for faces that move fast."""
@@ -107,9 +116,13 @@ class TrackCommand(FaceSetup):
             windows = OPENFACE_TRACKING_WINDOW_SIZES
         if model is not None and not any(windows[: len(model.experts)]):
             windows = first.window_sizes  # the model has one scale only
+        recheck_every = self.recheck_every
+        if recheck_every is None:
+            recheck_every = 0 if self.dialect == "openface" else preset.recheck_every
         return TrackOptions(
             first=first,
             follow=dataclasses.replace(first, starts=1, window_sizes=windows),
+            recheck_every=recheck_every,
             use_template=self.template,
             trust_first=self.dialect == "openface",
         )
@@ -162,6 +175,12 @@ class TrackCommand(FaceSetup):
             )
         if self.detect_every != ManyOptions.detect_every and not self.multi:
             raise ArgumentError("--detect-every: has no use without --multi")
+        if self.recheck_every is not None and self.multi:
+            raise ArgumentError("--recheck-every: has no use with --multi")
+        if (self.recheck_every or 0) < 0:
+            raise ArgumentError(
+                f"--recheck-every {self.recheck_every}: must be 0 or more"
+            )
         if self.name is not None:
             check_name(self.name, len(self.videos), "video")
 

@@ -24,6 +24,12 @@ class TrackOptions:
     reinit_every: int = static(default=2)
     """After a failure the detector looks at every frame of this many, the first
     included; where no face is followed, at every frame of six times as many."""
+    recheck_every: int = static(default=30)
+    """At every frame of this many after a fit from the detector's box it looks again,
+    though the face is followed well: of a new fit from its box and the followed one the
+    likelier is kept. After a face was covered it may be followed wrongly, and trusted.
+    0: never, as in OpenFace; nor where the two do not end at windows of one size, as
+    their likelihoods do not compare."""
     max_failures: int = static(default=100)
     """So many failures in a row and one more are borne, the next one ends the track:
     OpenFace counts from 0, and so does `TrackerState.failures_in_a_row`."""
@@ -33,6 +39,12 @@ class TrackOptions:
     trust_first: bool = static(default=False)
     """Whether the frame of a first detection counts as good whatever the validator
     says. The face is followed in any case."""
+
+    @property
+    def rechecks(self) -> bool:
+        """Whether faces that are followed well are ever compared with a new fit."""
+        ends = {fit.window_sizes[-1:] for fit in (self.first, self.follow)}
+        return self.recheck_every > 0 and len(ends) == 1
 
     @property
     def window_sizes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -75,6 +87,7 @@ class TrackOptions:
         return cls(
             first=FitOptions.openface(parts=parts, starts=11),
             follow=FitOptions.openface_video(parts=parts),
+            recheck_every=0,
             trust_first=True,
         )
 
@@ -98,5 +111,6 @@ class TrackOptions:
             follow=dataclasses.replace(
                 wild, starts=1, window_sizes=OPENFACE_TRACKING_WINDOW_SIZES
             ),
+            recheck_every=0,
             trust_first=True,
         )

@@ -49,6 +49,9 @@ class TrackerState:
     windows."""
     failures_in_a_row: Int[Array, "*b"]
     """Failed frames since the last good one, less one."""
+    frames_followed: Int[Array, "*b"]
+    """Frames since the last fit from a detector's box, see
+    `TrackOptions.recheck_every`."""
     template: Template
     """Picture of the face in the last good frame, see `TrackOptions.use_template`."""
 
@@ -83,6 +86,7 @@ def start_tracking(model: CLNFModel, options: TrackOptions) -> TrackerState:
         initialised=jnp.zeros((), bool),
         success=jnp.zeros((), bool),
         failures_in_a_row=jnp.full((), -1, jnp.int32),
+        frames_followed=jnp.zeros((), jnp.int32),
         template=no_template(dtype, room=options.use_template),
     )
 
@@ -111,7 +115,9 @@ def after_follow(state: TrackerState, followed: FitResult) -> TrackerState:
     """
     failures = jnp.where(followed.success, -1, state.failures_in_a_row + 1)
     after = dataclasses.replace(
-        _with_fit(state, followed), failures_in_a_row=failures.astype(jnp.int32)
+        _with_fit(state, followed),
+        failures_in_a_row=failures.astype(jnp.int32),
+        frames_followed=state.frames_followed + jnp.ones((), jnp.int32),
     )
     return chosen(state.initialised, after, state)
 
@@ -121,7 +127,8 @@ def needs_detection(state: TrackerState, options: TrackOptions) -> Bool[Array, "
     """Whether a face detector is to look at this frame.
 
     That is so without a face in every `6 reinit_every`-th frame, the first included,
-    and after a failure to follow in every `reinit_every`-th frame, the first included.
+    after a failure to follow in every `reinit_every`-th frame, the first included, and
+    while a face is followed well in every `recheck_every`-th.
 
     Args:
         state: The state from `after_follow`.
@@ -141,7 +148,10 @@ def needs_detection(state: TrackerState, options: TrackOptions) -> Bool[Array, "
     failures, every = state.failures_in_a_row, options.reinit_every
     unknown = ~state.initialised & ((failures + 1) % (_UNTRACKED_PAUSE * every) == 0)
     lost = state.initialised & ~state.success & (failures % every == 0)
-    return unknown | lost
+    if not options.rechecks:
+        return unknown | lost
+    due = state.frames_followed % options.recheck_every == 0
+    return unknown | lost | (state.initialised & state.success & due)
 
 
 @jax.jit
@@ -160,8 +170,8 @@ def finish_frame(
     | no face    | found none   | -                    | one failure more |
     | no face    | found one    | any                  | followed from now on |
     | a face     | was not asked, or found none | -    | lost if failures are more than `max_failures` |
-    | a face     | found one    | success              | taken instead |
-    | a face     | found one    | failure              | dropped; the frame failed |
+    | a face     | found one    | success              | taken instead; if the face was followed well, only if it is likelier |
+    | a face     | found one    | failure              | dropped; the frame failed, unless the face was followed well |
 
     Args:
         state: The state from `after_follow`.
@@ -194,8 +204,11 @@ def finish_frame(
     else:
         # From a box that is unusable there is nothing to go on.
         usable = jnp.isfinite(restarted.params.scale) & jnp.asarray(found)
-    taken = usable & (restarted.success | ~state.initialised)
-    dropped = usable & ~taken
+    followed_well = state.initialised & state.success
+    likelier = restarted.log_likelihood > followed.log_likelihood
+    wanted = restarted.success & (likelier | ~followed_well)
+    taken = usable & (wanted | ~state.initialised)
+    dropped = usable & ~taken & ~followed_well
     trusted = restarted.success
     if options.trust_first:
         trusted = jnp.ones((), bool)
@@ -211,6 +224,7 @@ def finish_frame(
         _with_fit(state, restarted),
         initialised=jnp.ones((), bool),
         failures_in_a_row=jnp.full((), -1, jnp.int32),
+        frames_followed=jnp.zeros((), jnp.int32),
     )
     back, last_fit = state, followed
     if options.first.solver == "openface":
