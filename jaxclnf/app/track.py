@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -283,12 +284,7 @@ class _Work:
     def _one_face(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, _Seen]]:
         state: TrackerState = start_tracking(self.model, self.options)
         for frame in frames:
-
-            def detect(frame: Frame = frame) -> np.ndarray | None:
-                boxes = self.detector(frame.bgr, frame.grey)
-                dtype = self.model.pdm.mean_shape.dtype
-                return boxes[0].astype(dtype) if len(boxes) else None
-
+            detect = partial(self.detector, frame.bgr, frame.grey)
             state, result = track_frame(
                 self.model, frame.grey, state, self.options, detect
             )

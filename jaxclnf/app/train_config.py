@@ -8,7 +8,7 @@ from typing import Literal
 from jaxclnf.app.toml_file import fill_dataclass, read_toml
 from jaxclnf.learn.options import ExpertOptions, ShapeOptions, ValidatorOptions
 from jaxclnf.learn.pdm.landmark_fit import FEWEST_LANDMARKS
-from jaxclnf.learn.require import require
+from jaxclnf.learn.require import require, require_absent
 
 _OUTLINE_OF_68 = (0, 17)
 _LONGEST = 100
@@ -47,10 +47,8 @@ class DataSource:
     def __post_init__(self) -> None:
         """Refuses what makes no sense."""
         if self.labels is None:
-            fields = {field.name: field.default for field in dataclasses.fields(self)}
-            for key in ("names_key", "landmarks_key", "spread_key", "use_key"):
-                absent = getattr(self, key) == fields[key]
-                require(self, key, absent, "none where labels are in .pts files")
+            unused = "names_key", "landmarks_key", "spread_key", "use_key"
+            require_absent(self, unused, "where labels are in .pts files")
         else:
             is_npz = self.labels.suffix.lower() == ".npz"
             require(self, "labels", is_npz, "an .npz file")

@@ -64,8 +64,7 @@ def fit(
         ValueError: The model is of float64 while JAX computes in float32, the image is
             not two-dimensional or empty, boxes do not end in 4 numbers, `params` do not
             fit the model, or not exactly one of `boxes` and `params` is given; the
-            options name no solver, or what a scale cannot be
-            fitted with.
+            options name no solver, or what a scale cannot be fitted with.
 
     Example:
         >>> result = fit(model, image, box, options=FitOptions(window_sizes=(7,)))

@@ -100,7 +100,8 @@ def fit_many(
     Raises:
         TypeError: An image is no array of real numbers, `mesh` no mesh or `model` no
             model; or JAX is tracing.
-        ValueError: An image is not two-dimensional or empty, boxes are not `(f, 4)`,
+        ValueError: The model is of float64 while JAX computes in float32,
+            an image is not two-dimensional or empty, boxes are not `(f, 4)`,
             image indices are missing or out of range, `chunk` is not positive,
             `mesh` has several axes, or the options leave no scale to fit.
 

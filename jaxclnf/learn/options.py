@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from jaxclnf.learn.ccnf.tasks import FieldOptions
-from jaxclnf.learn.require import require
+from jaxclnf.learn.require import require, require_absent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,8 @@ class ShapeOptions:
             require(self, key, getattr(self, key) >= 1, "1 or more")
         require(self, "start_faces", self.start_faces > 0, "above 0")
         if self.blendshapes is None:
-            defaults = {field.name: field.default for field in dataclasses.fields(self)}
-            for key in ("num_samples", "num_start_modes", "start_faces"):
-                absent = getattr(self, key) == defaults[key]
-                require(self, key, absent, "none without blendshapes")
+            unused = "num_samples", "num_start_modes", "start_faces"
+            require_absent(self, unused, "without blendshapes")
         factor = self.variance_factor
         require(self, "variance_factor", factor > 0, "a positive number")
 

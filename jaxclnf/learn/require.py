@@ -1,5 +1,6 @@
 """Refusing options that make no sense, in the words of the file they come from."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -32,6 +33,28 @@ def require(options: object, key: str, is_fine: object, expected: str) -> None:
     for name in key.split("."):
         value = getattr(value, name)
     raise ValueError(f"{key}: found {shown(value)}, expected {expected}")
+
+
+def require_absent(options: object, keys: tuple[str, ...], where: str) -> None:
+    """Refuses fields of a dataclass of options that have no effect.
+
+    Args:
+        options: The dataclass, whose fields have defaults.
+        keys: Names of the fields.
+        where: Where they have none, for the message.
+
+    Raises:
+        ValueError: One is not what it is by default.
+
+    Example:
+        >>> from jaxclnf.learn.options import ExpertOptions
+        >>> require_absent(ExpertOptions(), ("scales",), "where there is no picture")
+    """
+    fields = dataclasses.fields(options)  # pyright: ignore[reportArgumentType]
+    defaults = {field.name: field.default for field in fields}
+    for key in keys:
+        absent = getattr(options, key) == defaults[key]
+        require(options, key, absent, f"none {where}")
 
 
 def shown(value: object) -> str:

@@ -48,15 +48,13 @@ def nu_rlms_init(
         value is not finite.
 
     Raises:
-        ValueError: `max_steps` is not positive, or the solver's name is unknown.
+        ValueError: The solver's name is unknown.
 
     Example:
         >>> state = nu_rlms_init(pdm, responses, params, NURLMSOptions())
         >>> int(state.num_steps)
         0
     """
-    if options.max_steps < 1:
-        raise ValueError(f"max_steps is {options.max_steps}; expected 1 or more")
     _check_solver(options)
     dtype = pdm.mean_shape.dtype
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
