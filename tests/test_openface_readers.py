@@ -433,6 +433,37 @@ def test_messages_name_the_place(tmp_path: Path):
     assert "byte 8: number of views: found -3, expected a number from 1" in message
 
 
+def test_messages_name_the_place_in_a_later_record(tmp_path: Path):
+    """Neurons are read at once; each of their numbers is named where it stands."""
+    start = len(binary_views() + ccnf_components((3, 1), 2))
+    neuron = 8 + 3 * 8 + 12 + SIDE * SIDE * 4
+    second = start + 16 + neuron
+    data = ccnf_file()
+    nan = struct.pack("<f", math.nan)
+    for offset, junk, message in (
+        (0, struct.pack("<i", 3), "neuron code {}: found 3, expected 2"),
+        (8, struct.pack("<d", math.inf), "norm weight {}: found inf, expected a fin"),
+        (24, struct.pack("<d", 1e300), "alpha {}: found 1e+300, expected a finite"),
+        (36, struct.pack("<i", 1), "neuron weights {}: number of columns: found 1, ex"),
+        (40, struct.pack("<i", 6), "neuron weights {}: type code: found 6, expected 5"),
+        (44 + 7 * 4, nan, "neuron weights {}: found nan, expected a finite number"),
+    ):
+        place = second + offset
+        damaged = data[:place] + junk + data[place + len(junk) :]
+        found = refused(read_ccnf, write(tmp_path, damaged))
+        assert f"byte {place}: {message.format('of landmark 0 in view 0')}" in found
+
+
+def test_the_first_of_several_faults_is_named(tmp_path: Path):
+    start = len(binary_views() + ccnf_components((3, 1), 2)) + 16
+    neuron = 8 + 3 * 8 + 12 + SIDE * SIDE * 4
+    data = bytearray(ccnf_file())
+    data[start + neuron : start + neuron + 4] = struct.pack("<i", 9)  # code, second
+    data[start + 16 : start + 24] = struct.pack("<d", math.nan)  # bias, first
+    message = refused(read_ccnf, write(tmp_path, bytes(data)))
+    assert f"byte {start + 16}: bias of landmark 0" in message
+
+
 def test_huge_sizes_in_text(tmp_path: Path):
     for size in ("-1", "0", "999999", "99999999999999999999", "9" * 5000):
         refused(read_pdm, write(tmp_path, f"{size} 1 6 0 0 0"))

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from jaxclnf.experts.types import CCNFExperts
-from jaxclnf.openface.matrices import BinaryCursor
+from jaxclnf.openface.matrices import BinaryCursor, Matrix, Number
 from jaxclnf.openface.views import MAX_SUPPORT, Views, check_experts, read_views
 
 # What stands before each expert and each neuron, and the kind of neuron we know.
@@ -22,18 +22,14 @@ _MAX_WINDOW = 101
 _MAX_COMPONENTS = 100
 
 
-class _Neuron(NamedTuple):
-    norm_weight: float
-    bias: float
-    alpha: float
-    weights: Float[np.ndarray, "p p"]
-
-
 class _Expert(NamedTuple):
     view: int
     landmark: int
-    neurons: list[_Neuron]
-    beta: list[float]
+    weights: Float[np.ndarray, "neurons p p"]
+    norm_weights: Float[np.ndarray, " neurons"]
+    bias: Float[np.ndarray, " neurons"]
+    alpha: Float[np.ndarray, " neurons"]
+    beta: Float[np.ndarray, " k"]
     confidence: float
 
 
@@ -134,30 +130,44 @@ def _read_expert(
     if num_neurons == 0:
         cursor.integer(f"end of the empty expert of {where}", -(2**31), 2**31 - 1)
         return None
-    neurons = [_read_neuron(cursor, where, height) for _ in range(num_neurons)]
-    beta = [cursor.real(f"beta of {where}") for _ in range(num_betas)]
-    confidence = cursor.real(f"confidence of {where}", 0.0)
-    return _Expert(view, landmark, neurons, beta, confidence)
-
-
-def _read_neuron(cursor: BinaryCursor, where: str, side: int) -> _Neuron:
-    cursor.integer(f"neuron code of {where}", _NEURON_CODE, _NEURON_CODE)
-    cursor.integer(f"neuron type of {where} (only grey is supported)", _GREY, _GREY)
-    return _Neuron(
-        norm_weight=cursor.real(f"norm weight of {where}"),
-        bias=cursor.real(f"bias of {where}"),
-        alpha=cursor.real(f"alpha of {where}"),
-        weights=cursor.real_matrix(f"neuron weights of {where}", side, side),
+    of = f"of {where}"
+    *_, norm_weights, bias, alpha, weights = cursor.records(
+        num_neurons,
+        [
+            Number.integer(f"neuron code {of}", _NEURON_CODE, _NEURON_CODE),
+            Number.integer(f"neuron type {of} (only grey is supported)", _GREY, _GREY),
+            Number(f"norm weight {of}"),
+            Number(f"bias {of}"),
+            Number(f"alpha {of}"),
+            Matrix(f"neuron weights {of}", width, height),
+        ],
+    )
+    beta, confidence = cursor.records(
+        1,
+        [
+            Number(f"beta {of}", shape=(num_betas,)),
+            Number(f"confidence {of}", 0.0),
+        ],
+    )
+    return _Expert(
+        view,
+        landmark,
+        weights=weights,
+        norm_weights=norm_weights,
+        bias=bias,
+        alpha=alpha,
+        beta=beta[0],
+        confidence=float(confidence[0]),
     )
 
 
 def _check_consistent(
     cursor: BinaryCursor, views: Views, experts: list[_Expert]
 ) -> None:
-    sides = sorted({len(expert.neurons[0].weights) for expert in experts})
+    sides = sorted({expert.weights.shape[-1] for expert in experts})
     if len(sides) != 1:
         raise cursor.error("patch sizes of all experts", sides, "exactly one size")
-    num_neurons = max(len(expert.neurons) for expert in experts)
+    num_neurons = max(len(expert.weights) for expert in experts)
     check_experts(
         cursor,
         views,
@@ -168,8 +178,8 @@ def _check_consistent(
 
 def _dense(views: Views, experts: list[_Expert]) -> dict[str, np.ndarray]:
     shape = views.visibility.shape
-    num_neurons = max(len(expert.neurons) for expert in experts)
-    side = len(experts[0].neurons[0].weights)
+    num_neurons = max(len(expert.weights) for expert in experts)
+    side = experts[0].weights.shape[-1]
     arrays = {
         "weights": np.zeros((*shape, num_neurons, side, side)),
         "norm_weights": np.zeros((*shape, num_neurons)),
@@ -180,11 +190,9 @@ def _dense(views: Views, experts: list[_Expert]) -> dict[str, np.ndarray]:
     }
     for expert in experts:
         at = expert.view, expert.landmark
-        num = len(expert.neurons)
-        arrays["weights"][at][:num] = [n.weights for n in expert.neurons]
-        arrays["norm_weights"][at][:num] = [n.norm_weight for n in expert.neurons]
-        arrays["bias"][at][:num] = [n.bias for n in expert.neurons]
-        arrays["alpha"][at][:num] = [n.alpha for n in expert.neurons]
+        num = len(expert.weights)
+        for name in ("weights", "norm_weights", "bias", "alpha"):
+            arrays[name][at][:num] = getattr(expert, name)
         arrays["beta"][at] = expert.beta
         arrays["confidence"][at] = expert.confidence
     return arrays

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 
 from jaxclnf.experts.types import CENExperts, CENLayer
 from jaxclnf.fitting.model import EarlyTermination
-from jaxclnf.openface.matrices import BinaryCursor, TextCursor
+from jaxclnf.openface.matrices import BinaryCursor
+from jaxclnf.openface.text import TextCursor
 from jaxclnf.openface.views import MAX_SUPPORT, Views, check_experts, read_views
 
 # What stands before each expert; what the codes of activation functions mean.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxclnf.errors import ModelFileError
-from jaxclnf.openface.matrices import read_text
+from jaxclnf.openface.text import read_text
 
 _MAIN = (
     "LandmarkDetector",

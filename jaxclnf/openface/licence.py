@@ -5,7 +5,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from jaxclnf.openface.matrices import read_text
+from jaxclnf.openface.text import read_text
 
 LICENCE_FILES = ("OpenFace-license.txt", "Copyright.txt")
 """Texts that are looked for beside the models and up to four folders further up."""

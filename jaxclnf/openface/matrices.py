@@ -1,4 +1,4 @@
-"""Cursors over the numbers in OpenFace's files, binary or text.
+"""Cursors over the numbers in OpenFace's files; here those over binary ones.
 
 A cursor reads one number or matrix after another. At the first that does not fit it
 raises a `ModelFileError` with the file, the place, what it found and what it expected.
@@ -6,22 +6,52 @@ Nothing is allocated before it is known to be in the file, so damaged sizes fail
 once.
 """
 
+import math
 import os
 import struct
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxclnf.errors import ModelFileError, read_bytes
 
 # OpenCV's codes for the type of a matrix.
-_INTEGER_TYPES = {0: np.dtype("u1"), 4: np.dtype("<i4")}
-_REAL_TYPES = {5: np.dtype("<f4"), 6: np.dtype("<f8")}
+INTEGER_TYPES = {0: np.dtype("u1"), 4: np.dtype("<i4")}
+REAL_TYPES = {5: np.dtype("<f4"), 6: np.dtype("<f8")}
 
 _MAX_SIDE = 1_000_000
 # Fits float32 with room to spare; beyond it, something else was read as a number.
 _LARGEST_REAL = 1e30
+
+_INT32 = np.dtype("<i4")
+_FLOAT64 = np.dtype("<f8")
+
+
+class Number(NamedTuple):
+    """A number of a record, from `low` to `high`; `what` names it in messages."""
+
+    what: str
+    low: float = -np.inf
+    high: float = np.inf
+    dtype: np.dtype = _FLOAT64
+    """As it is in the file."""
+    shape: tuple[int, ...] = ()
+    """Of several such numbers one after another."""
+
+    @classmethod
+    def integer(cls, what: str, low: int, high: int) -> "Number":
+        """An int32."""
+        return cls(what, low, high, _INT32)
+
+
+class Matrix(NamedTuple):
+    """A matrix of a record, of finite real numbers."""
+
+    what: str
+    rows: int
+    cols: int
 
 
 class Cursor(ABC):
@@ -72,7 +102,7 @@ class Cursor(ABC):
         Raises:
             ModelFileError: If something else is there.
         """
-        values = self._matrix(what, rows, cols, _REAL_TYPES)
+        values = self._matrix(what, rows, cols, REAL_TYPES)
         with np.errstate(invalid="ignore"):  # Some NaNs signal, and warn when touched.
             matrix = values.astype(np.float64)
             wrong = ~(np.abs(matrix) <= _LARGEST_REAL)
@@ -104,7 +134,7 @@ class Cursor(ABC):
         Raises:
             ModelFileError: If something else is there.
         """
-        matrix = self._matrix(what, rows, cols, _INTEGER_TYPES).astype(np.int32)
+        matrix = self._matrix(what, rows, cols, INTEGER_TYPES).astype(np.int32)
         wrong = (matrix < low) | (matrix > high)
         if wrong.any():
             raise self.error(what, matrix[wrong][0], f"integers from {low} to {high}")
@@ -173,6 +203,71 @@ class BinaryCursor(Cursor):
             raise self.error(what, values[wrong][0], "finite numbers")
         return values.astype(np.float32)
 
+    def records(self, num: int, items: Sequence[Number | Matrix]) -> list[np.ndarray]:
+        """Records that follow each other and have the same items.
+
+        A step of Python for each item, not for each number of each record.
+
+        Args:
+            num: How many records there are.
+            items: What each of them holds.
+
+        Returns:
+            The values of each item, one record after another; reals as float64.
+
+        Raises:
+            ModelFileError: If something else is there, or a matrix is of another type
+                than that of the first record.
+        """
+        fields: list[Number] = []
+        places = []
+        for item in items:
+            if isinstance(item, Matrix):
+                fields += self._head_of_matrix(item, sum(map(_num_bytes, fields)))
+                values = REAL_TYPES.get(int(fields[-1].low), REAL_TYPES[5])
+                item = Number(item.what, dtype=values, shape=(item.rows, item.cols))
+            places.append(len(fields))
+            fields.append(item)
+        dtype = np.dtype([(str(i), f.dtype, f.shape) for i, f in enumerate(fields)])
+        begin = self._next
+        records = self._values(items[0].what, num, dtype)
+        columns = [records[name] for name in dtype.names or ()]
+        with np.errstate(invalid="ignore"):  # Some NaNs signal, and warn when touched.
+            wrong = [_out_of_range(*pair) for pair in zip(fields, columns, strict=True)]
+        if any(w.any() for w in wrong):
+            first = np.argwhere(np.stack([w.any(axis=1) for w in wrong], axis=1))[0]
+            record, field = map(int, first)
+            entry = int(wrong[field][record].argmax())
+            place = sum(map(_num_bytes, fields[:field]))
+            place += entry * fields[field].dtype.itemsize
+            self._start = begin + record * dtype.itemsize + place
+            what, low, high, *_ = fields[field]
+            self._check_range(
+                what, columns[field][record].flat[entry].item(), low, high
+            )
+        return [
+            columns[i].astype(np.int32 if fields[i].dtype == _INT32 else np.float64)
+            for i in places
+        ]
+
+    def real_matrices(self, what: str, num: int) -> np.ndarray:
+        """Matrices of one size and type that follow each other, as float64."""
+        first = self.real_matrix(what)
+        (others,) = self.records(num - 1, [Matrix(what, *first.shape)])
+        return np.concatenate([first[None], others])
+
+    def _head_of_matrix(self, matrix: Matrix, ahead: int) -> list[Number]:
+        """What stands before the values of a matrix that begins so many bytes ahead."""
+        at = self._next + ahead + 2 * _INT32.itemsize
+        code = int.from_bytes(self._data[at : at + _INT32.itemsize], "little")
+        low, high = (code, code) if code in REAL_TYPES else (5, 6)
+        what, rows, cols = matrix
+        return [
+            Number.integer(f"{what}: number of rows", rows, rows),
+            Number.integer(f"{what}: number of columns", cols, cols),
+            Number.integer(f"{what}: type code", low, high),
+        ]
+
     def finish(self) -> None:
         """Makes sure that no bytes follow."""
         self._start = self._next
@@ -196,113 +291,15 @@ class BinaryCursor(Cursor):
         return self._data[self._start : self._next]
 
 
-class TextCursor(Cursor):
-    """A cursor over numbers between white space; lines starting with # are skipped.
-
-    Example:
-        >>> cursor = TextCursor("# rows, columns, type\\n1 2 6  0.5 1.5", "shape.txt")
-        >>> cursor.real_matrix("mean shape", rows=1).tolist()
-        [[0.5, 1.5]]
-        >>> cursor.finish()
-    """
-
-    def __init__(self, text: str, name: str) -> None:
-        super().__init__(name)
-        self._words: list[str] = []
-        self._lines: list[int] = []
-        for number, line in enumerate(text.splitlines(), start=1):
-            words = [] if line.lstrip().startswith("#") else line.split()
-            self._words += words
-            self._lines += [number] * len(words)
-        self._last_line = max(len(text.splitlines()), 1)
-        self._start = 0
-        self._next = 0
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "TextCursor":
-        """A cursor at the beginning of a file."""
-        return cls(read_text(path), os.fspath(path))
-
-    def integer(self, what: str, low: int, high: int) -> int:
-        """The next word, an integer from `low` to `high`."""
-        value = int(self._values(what, 1, _INTEGER_TYPES[4])[0])
-        self._check_range(what, value, low, high)
-        return value
-
-    def real(self, what: str, low: float = -np.inf, high: float = np.inf) -> float:
-        """The next word, a finite number from `low` to `high`."""
-        value = float(self._values(what, 1, _REAL_TYPES[6])[0])
-        self._check_range(what, value, low, high)
-        return value
-
-    def finish(self) -> None:
-        """Makes sure that only comments follow."""
-        self._start = self._next
-        if self._next < len(self._words):
-            found = _shorten(self._words[self._next])
-            raise self.error("end", found, "the end of the file")
-
-    def _where(self) -> str:
-        at_end = self._start >= len(self._lines)
-        return f"line {self._last_line if at_end else self._lines[self._start]}"
-
-    def _values(self, what: str, num: int, dtype: np.dtype) -> np.ndarray:
-        self._start = self._next
-        left = len(self._words) - self._next
-        if num > left:
-            found = f"{left} numbers before the end of the file"
-            raise self.error(what, found, str(num))
-        self._next += num
-        is_real = dtype.kind == "f"
-        parse, kind = (float, "a number") if is_real else (_int32, "an integer")
-        values = []
-        for index in range(self._start, self._next):
-            try:
-                values.append(parse(self._words[index]))
-            except ValueError as error:
-                self._start = index
-                found = _shorten(self._words[index])
-                raise self.error(what, found, kind) from error
-        # As precise as the decimals are, whatever the type code says.
-        return np.array(values, np.float64 if is_real else np.int32)
+def _num_bytes(number: Number) -> int:
+    return number.dtype.itemsize * math.prod(number.shape)
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
-    """The contents of a text file, in UTF-8 or, failing that, Windows' Latin-1.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its text.
-
-    Raises:
-        ModelFileError: If the file cannot be read, or is a binary one.
-
-    Example:
-        >>> import pathlib, tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = pathlib.Path(folder, "notice.txt")
-        ...     _ = file.write_bytes("façade".encode("latin-1"))
-        ...     read_text(file)
-        'façade'
-    """
-    data = read_bytes(path)
-    if b"\0" in data:
-        raise ModelFileError(
-            f"{os.fspath(path)}, byte {data.index(0)}: found binary data, expected text"
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace")
-
-
-def _int32(word: str) -> int:
-    value = int(word)
-    if not -(2**31) <= value < 2**31:
-        raise ValueError(f"{_shorten(word)} does not fit 32 bits")
-    return value
+def _out_of_range(number: Number, values: np.ndarray) -> np.ndarray:
+    """Which values are not what they should be: records, and values of each."""
+    low, high = max(number.low, -_LARGEST_REAL), min(number.high, _LARGEST_REAL)
+    inside = (low <= values) & (values <= high)
+    return ~inside.reshape(len(values), math.prod(number.shape))
 
 
 def _range_in_words(low: int | float, high: int | float) -> str:
@@ -313,7 +310,3 @@ def _range_in_words(low: int | float, high: int | float) -> str:
     if np.isinf(high):
         return f"a finite number of at least {low}"
     return f"a number from {low} to {high}"
-
-
-def _shorten(word: str) -> str:
-    return repr(word if len(word) <= 20 else word[:20] + "...")

@@ -21,7 +21,8 @@ from jaxclnf.detect.mtcnn_network import (
 )
 from jaxclnf.errors import ModelFileError, read_bytes
 from jaxclnf.openface.directives import Directive, only
-from jaxclnf.openface.matrices import BinaryCursor, read_text
+from jaxclnf.openface.matrices import BinaryCursor
+from jaxclnf.openface.text import read_text
 
 LIST_NAME, LIST_FOLDER = "MTCNN_detector.txt", "mtcnn_detector"
 """Name of the list of the three files, and of its folder in OpenFace's model folder."""
@@ -181,16 +182,13 @@ def _read_convolution(
     cursor.integer(f"input maps of {where}", maps, maps)
     num_out = cursor.integer(f"kernels of {where}", 1, _MAX_MAPS)
     bias = cursor.reals32(f"biases of {where}", num_out)
-    kernels: list[np.ndarray] = []
-    for _ in range(maps * num_out):
-        known = kernels[0].shape if kernels else (None, None)
-        kernels.append(cursor.matrix32(f"kernel of {where}", *known))
-    rows, columns = kernels[0].shape
+    kernels = cursor.real_matrices(f"kernel of {where}", maps * num_out)
+    rows, columns = kernels.shape[1:]
     if rows > height or columns > width:
         raise cursor.error(
             f"kernel of {where}", f"{rows} x {columns}", f"at most {height} x {width}"
         )
-    weights = np.stack(kernels).reshape(maps, num_out, rows, columns)
+    weights = kernels.astype(np.float32).reshape(maps, num_out, rows, columns)
     layer = Convolution(weights=weights.transpose(2, 3, 0, 1).copy(), bias=bias)
     return layer, (height - rows + 1, width - columns + 1, num_out)
 

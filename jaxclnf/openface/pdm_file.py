@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxclnf.openface.matrices import TextCursor
+from jaxclnf.openface.text import TextCursor
 from jaxclnf.shape.pdm import PDM
 
 

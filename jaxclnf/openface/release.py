@@ -15,7 +15,7 @@ from typing import Any
 import platformdirs
 
 from jaxclnf.errors import ModelFileError, read_bytes
-from jaxclnf.openface.matrices import read_text
+from jaxclnf.openface.text import read_text
 
 PLACES = (
     ".",

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from jaxclnf.experts.types import SVRExperts
-from jaxclnf.openface.matrices import TextCursor
+from jaxclnf.openface.text import TextCursor
 from jaxclnf.openface.views import MAX_SUPPORT, Views, check_experts, read_views
 
 # What stands before each expert and each modality, and the modalities we know.

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxclnf.openface.matrices import TextCursor
+from jaxclnf.openface.text import TextCursor
 from jaxclnf.openface.views import MAX_LANDMARKS, MAX_VIEWS
 
 

@@ -139,16 +139,13 @@ def _read_layer(cursor: BinaryCursor, where: str) -> _Layer:
         num_in = cursor.integer(f"input maps of {where}", 1, _MAX_MAPS)
         num_out = cursor.integer(f"kernels of {where}", 1, _MAX_MAPS)
         bias = cursor.reals32(f"biases of {where}", num_out).astype(np.float64)
-        kernels: list[np.ndarray] = []
-        for _ in range(num_in * num_out):
-            size = kernels[0].shape if kernels else (None, None)
-            kernels.append(cursor.real_matrix(f"kernel of {where}", *size))
-        height, width = kernels[0].shape
+        kernels = cursor.real_matrices(f"kernel of {where}", num_in * num_out)
+        height, width = kernels.shape[1:]
         if max(height, width) > MAX_SUPPORT:
             raise cursor.error(
                 f"kernel of {where}", f"{height} x {width}", f"at most {MAX_SUPPORT}"
             )
-        weights = np.stack(kernels).reshape(num_in, num_out, height, width)
+        weights = kernels.reshape(num_in, num_out, height, width)
         return _Layer(kind, weights, bias)
     if kind == _DENSE:
         bias = cursor.real_matrix(f"biases of {where}", cols=1)[:, 0]

@@ -42,7 +42,7 @@ def read_views(cursor: Cursor) -> Views:
         ModelFileError: If the file holds something else.
 
     Example:
-        >>> from jaxclnf.openface.matrices import TextCursor
+        >>> from jaxclnf.openface.text import TextCursor
         >>> text = "0.25  1  3 1 6 0 90 0  2 1 4 1 0"
         >>> views = read_views(TextCursor(text, "experts.txt"))
         >>> views.patch_scaling, views.centers.tolist(), views.visibility.tolist()
@@ -85,7 +85,7 @@ def check_experts(
             weights.
 
     Example:
-        >>> from jaxclnf.openface.matrices import TextCursor
+        >>> from jaxclnf.openface.text import TextCursor
         >>> views = Views(0.25, np.zeros((1, 3)), np.ones((1, 2), bool))
         >>> check_experts(TextCursor("", "experts.txt"), views, [(0, 0), (0, 1)], 121)
     """

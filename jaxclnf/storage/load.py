@@ -11,8 +11,8 @@ from jaxclnf.errors import ModelFileError
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import DEFAULT_WINDOW_SIZES
 from jaxclnf.openface.main_file import read_openface_model, read_openface_pdm
-from jaxclnf.openface.matrices import read_text
 from jaxclnf.openface.pdm_file import read_pdm
+from jaxclnf.openface.text import read_text
 from jaxclnf.pytree import with_reals_as
 from jaxclnf.shape.pdm import PDM
 from jaxclnf.storage.npz import read_model
