@@ -5,14 +5,24 @@ true position, clamped to the window. The table is a later issue; here the exact
 is evaluated at the reference's own snapped position.
 """
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxclnf.shape.pdm import clamp, jacobian, project, retract, rigid_jacobian
+from jaxclnf.shape.pdm import (
+    PDM,
+    PDMParams,
+    clamp,
+    jacobian,
+    project,
+    retract,
+    rigid_jacobian,
+)
 from jaxclnf.solver.box import solve
 from jaxclnf.solver.kde import log_kde
 from jaxclnf.solver.quadratic import normal_equations
@@ -72,8 +82,34 @@ def test_mean_shifts(traces):
         assert largest((in_image - points(arrays["it_ms_img"]))[:, visible]) < SHIFT_TOL
 
 
+@partial(jax.jit, static_argnames="rigid")
+def one_step(
+    pdm: PDM,
+    params: PDMParams,
+    equations: tuple[jax.Array, jax.Array, jax.Array],
+    stored: tuple[jax.Array, jax.Array],
+    *,
+    rigid: bool,
+) -> tuple[Any, ...]:
+    """Each part of a step, from what the reference stored of the one before it.
+
+    Returns:
+        Landmarks and Jacobian, both sides of the equations, their solution for the
+        stored right side, and where the stored update leads.
+    """
+    weights, shifts, precision = equations
+    right, update = stored
+    columns = (rigid_jacobian if rigid else jacobian)(pdm, params)
+    found, normal = normal_equations(params, columns, weights, shifts, precision)
+    moved = retract(params, update)
+    return (
+        (project(pdm, params), columns, found, normal)
+        + (solve(normal, right),)
+        + (moved if rigid else clamp(pdm, moved),)
+    )
+
+
 def test_normal_equations_and_update(traces):
-    make = {True: jax.jit(rigid_jacobian), False: jax.jit(jacobian)}
     num_matrices = 0
     for pdm, visible, facts, rigid, arrays in traces:
         n = pdm.num_landmarks
@@ -96,26 +132,25 @@ def test_normal_equations_and_update(traces):
             params = params_from(
                 arrays["it_global"][t].reshape(-1), arrays["it_local"][t].reshape(-1)
             )
-            landmarks = project(pdm, params)
-            assert largest(landmarks - points(arrays["it_shape"][t])) < 2e-4
-            columns = make[rigid](pdm, params)
             shifts = jnp.asarray(points(arrays["it_ms_img"][t]))
-            right, normal = normal_equations(
-                params, columns, weights, shifts, precision
+            stored = arrays["it_J_w_t_m"][t].reshape(-1)
+            update = arrays["it_update"][t].reshape(-1)
+            landmarks, columns, right, normal, step, moved = one_step(
+                pdm,
+                params,
+                (weights, shifts, precision),
+                (jnp.asarray(stored), jnp.asarray(update)),
+                rigid=rigid,
             )
+            assert largest(landmarks - points(arrays["it_shape"][t])) < 2e-4
             scale = np.einsum(
                 "nad,n,na->d", np.abs(columns), weights, np.abs(np.asarray(shifts))
             )
-            stored = arrays["it_J_w_t_m"][t].reshape(-1)
             assert np.all(np.abs(right - stored) <= RIGHT_TOL * (scale + 1))
             if t in matrices:
                 assert largest(normal - matrices[t]) < NORMAL_TOL * largest(matrices[t])
                 num_matrices += 1
-            step = solve(normal, jnp.asarray(stored))
-            update = arrays["it_update"][t].reshape(-1)
             assert largest(step - update) < UPDATE_TOL * max(1, largest(update))
-            moved = retract(params, jnp.asarray(update))
-            moved = moved if rigid else clamp(pdm, moved)
             last = t + 1 == steps
             after = arrays["global_end"] if last else arrays["it_global"][t + 1]
             local = arrays["local_end"] if last else arrays["it_local"][t + 1]
