@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from jaxclnf.app.errors import MediaError
 from jaxclnf.app.faces_setup import FaceSetup
 from jaxclnf.app.media import write_png
 from jaxclnf.app.overlay import DrawnFace, OverlayWriter, draw_tracked
-from jaxclnf.app.streams import decoder_messages
+from jaxclnf.app.streams import COMPILES, decoder_messages
 from jaxclnf.app.track import TrackCommand
 from jaxclnf.app.video import frames_of, open_video
 from jaxclnf.fitting.track_options import TrackOptions
@@ -47,6 +48,20 @@ def finds_it(example, monkeypatch) -> list[int]:
 
     monkeypatch.setattr(FaceSetup, "face_detector", lambda self, model: detect)
     return calls
+
+
+@pytest.fixture
+def patience(monkeypatch) -> list[str]:
+    """What would be said if a fit took long."""
+    said: list[str] = []
+
+    @contextmanager
+    def said_if_slow(text):
+        said.append(text)
+        yield
+
+    monkeypatch.setattr("jaxclnf.app.track.said_if_slow", said_if_slow)
+    return said
 
 
 def colour(grey: np.ndarray) -> np.ndarray:
@@ -291,7 +306,7 @@ def test_a_landmark_is_drawn_at_its_pixel() -> None:
 
 
 def test_a_face_is_followed(
-    example, model_file, out, tmp_path, finds_it, capsys
+    example, model_file, out, tmp_path, finds_it, patience, capsys
 ) -> None:
     frames = [np.roll(example["image"], i, 1) for i in range(4)]
     folder = make_folder(tmp_path / "walk.v1", frames)
@@ -316,6 +331,8 @@ def test_a_face_is_followed(
         found = [[float(row[f"{axis}_{i}"]) for axis in "xy"] for i in range(12)]
         assert np.abs(np.array(found) - truth - [step, 0]).max() < 4.5
     assert len(finds_it) == 1
+    # Those of a first fit and those of a face that is followed.
+    assert patience == [COMPILES] * 2
     overlay = list(frames_of(open_video(Path(out, "walk.v1.avi"))))
     assert len(overlay) == 4 and overlay[0].grey.shape == example["image"].shape
 
@@ -340,7 +357,7 @@ def test_no_faces_at_all(model_file, out, tmp_path, capsys) -> None:
 
 @pytest.mark.slow
 def test_several_faces_have_a_row_each(
-    example, model_file, out, tmp_path, finds_it
+    example, model_file, out, tmp_path, finds_it, patience
 ) -> None:
     frames = [np.zeros_like(example["image"]), *[example["image"]] * 3]
     folder = make_folder(tmp_path / "v", frames)
@@ -353,6 +370,8 @@ def test_several_faces_have_a_row_each(
         ("3", "0", "1"),
         ("4", "0", "1"),
     ]
+    # Two frames without a face, the first with one, and the one after it.
+    assert patience == [COMPILES] * 4
 
 
 def test_bad_videos_do_not_stop_the_others(

@@ -20,7 +20,7 @@ from jaxclnf.app.given_boxes import boxes_of_images
 from jaxclnf.app.media import FOLDER_SUFFIXES, make_folder, read_image, write_png
 from jaxclnf.app.names import BOXES, SUMMARY, check_name, output_names
 from jaxclnf.app.photo_faces import fit_photo_faces, programs_of_photo
-from jaxclnf.app.streams import said_if_slow, say_error
+from jaxclnf.app.streams import COMPILES, said_if_slow, say_error
 from jaxclnf.app.tables import (
     Face,
     faces_of,
@@ -34,10 +34,6 @@ from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
 
-_COMPILES = (
-    "jaxclnf: the first fit of a kind compiles programs; later runs find them in the"
-    " cache"
-)
 _SUMMARY_COLUMNS = (
     "image",
     "faces",
@@ -249,7 +245,7 @@ class _Work:
                 starts = photo.boxes.astype(dtype)
                 needed = programs_of_photo(photo.grey.shape, starts, self.options)
                 is_new = not needed <= known
-                with said_if_slow(_COMPILES) if is_new else nullcontext():
+                with said_if_slow(COMPILES) if is_new else nullcontext():
                     found = fit_photo_faces(
                         self.model, photo.grey, starts, self.options
                     )

@@ -10,6 +10,12 @@ from collections.abc import Iterator
 
 from jaxclnf.app.errors import with_notes
 
+COMPILES = (
+    "jaxclnf: the first fit of a kind compiles programs; later runs find them in the"
+    " cache"
+)
+"""What to say while programs are compiled."""
+
 _LOG_PREFIX = re.compile(r"^\[[^\]]*\] global \S+ \S+ ")
 
 _ERROR_STREAM = threading.RLock()

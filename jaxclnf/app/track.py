@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ from jaxclnf.app.many_faces import ManyFaces, ManyOptions, frame_work, track_fac
 from jaxclnf.app.media import make_folder
 from jaxclnf.app.names import check_name, output_names
 from jaxclnf.app.overlay import OVERLAY_SUFFIX, DrawnFace, OverlayWriter, draw_tracked
-from jaxclnf.app.streams import say, say_error
+from jaxclnf.app.streams import COMPILES, said_if_slow, say, say_error
 from jaxclnf.app.tables import remove_partial, write_openface_rows
 from jaxclnf.app.video import Frame, Video, frames_of, open_video
 from jaxclnf.fitting.model import CLNFModel
@@ -271,24 +271,33 @@ class _Work:
     def _all_faces(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, _Seen]]:
         many = ManyOptions(detect_every=self.setup.detect_every)
         faces = ManyFaces()
+        known: set[int] = set()  # numbers of faces for which programs are there
         for frame in frames:
+            before = len(faces.tracks)
             work = frame_work(
                 self.model,
                 frame.grey,
                 self.options,
                 lambda frame=frame: self.detector(frame.bgr, frame.grey),
             )
-            faces = track_faces(faces, work, self.options, many)
+            with nullcontext() if before in known else said_if_slow(COMPILES):
+                faces = track_faces(faces, work, self.options, many)
+            known |= {before} if faces.tracks else set()
             yield frame, [(t.face_id, t.result) for t in faces.tracks]
 
     def _one_face(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, _Seen]]:
         state: TrackerState = start_tracking(self.model, self.options)
+        known: set[tuple[bool, bool]] = set()  # kinds of fits whose programs are there
         for frame in frames:
             detect = partial(self.detector, frame.bgr, frame.grey)
-            state, result = track_frame(
-                self.model, frame.grey, state, self.options, detect
-            )
-            yield frame, [(0, result)] if np.isfinite(result.params.scale) else []
+            kind = bool(state.initialised), bool(state.success)
+            with nullcontext() if kind in known else said_if_slow(COMPILES):
+                state, result = track_frame(
+                    self.model, frame.grey, state, self.options, detect
+                )
+                is_there = bool(np.isfinite(result.params.scale))
+            known |= {kind} if is_there else set()
+            yield frame, [(0, result)] if is_there else []
 
     def _rows(self, frame: Frame, seen: _Seen) -> Iterator[OpenFaceRow]:
         """One row per face, and one where there is none."""
