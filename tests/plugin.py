@@ -151,8 +151,6 @@ def pytest_collection_modifyitems(
             item.dtest.lineno = 0
         if item.name.endswith(SLOW_EXAMPLES):
             item.add_marker("slow")
-        if item.path.name.startswith("test_parity"):
-            item.add_marker("optimised")
         if "slow" in item.keywords and not IN_CI and "slow" not in selected:
             item.add_marker(too_slow)
         if "shared" in item.keywords and not SHARED.is_dir():
@@ -165,7 +163,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Has programs compiled with little optimisation, in a third of the time.
 
     Not where a test computes more than it compiles, or where the last digits matter,
-    which change with it; and not in parity tests, which are about what users get.
+    which change with it; and not for whole fits beside the reference's, which are about
+    what users get.
     """
     little = "optimised" not in item.keywords
     if not CHOSEN and item.config.stash.get(LITTLE_NOW, False) != little:

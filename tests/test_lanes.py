@@ -12,8 +12,6 @@ from jax import lax
 
 from jaxclnf.solver.lanes import count_rounds, num_lanes, run_in_lanes, run_to_end
 
-pytestmark = pytest.mark.optimised
-
 
 def halve(shared: jax.Array, own: jax.Array, state: tuple) -> tuple:
     """A step towards `own`; `shared` is the share of the way that is left."""

@@ -25,8 +25,6 @@ from jaxclnf.solver.steps import STEPS
 from jaxclnf.status import Status
 from tests import synthetic
 
-pytestmark = pytest.mark.optimised
-
 MAX_STEPS = 40
 NEWTON_TOL = 1e-7  # of quantities of size 1 to 1e3, float64
 
@@ -76,6 +74,7 @@ def rigid(names: dict) -> bool:
 TOLERANCES = {"converges": 0.005, "reaches the limit": 0.0}
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("shape_tol", TOLERANCES.values(), ids=TOLERANCES)
 def test_the_traced_twin_ends_in_the_same_state(names, rigid, shape_tol):
     problem = names["pdm"], names["responses"], names["params"]
@@ -101,6 +100,7 @@ def test_the_traced_twin_ends_in_the_same_state(names, rigid, shape_tol):
         _same(jax.tree.map(lambda x, k=slot: x[k], states), last)
 
 
+@pytest.mark.optimised
 def test_a_loop_in_python_takes_the_same_steps(names, rigid):
     problem = names["pdm"], names["responses"], names["params"]
     options = _options(names["pdm"].mean_shape.dtype)
@@ -124,6 +124,7 @@ def test_an_ended_state_is_resumed_as_it_is():
     _same(_resume(*problem[:2], end, options), end)
 
 
+@pytest.mark.optimised
 def test_a_phase_in_two_halves_is_the_phase():
     names = synthetic.example()
     problem = names["pdm"], names["responses"], names["params"]
@@ -156,6 +157,7 @@ def test_newton_takes_the_same_steps_in_every_program():
     _same(state, plain, NEWTON_TOL)
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_fit_with_trace_is_fit(dtype):

@@ -19,8 +19,6 @@ from jaxclnf.shape.pdm import PDMParams
 from jaxclnf.status import Status
 from tests import synthetic
 
-pytestmark = pytest.mark.optimised
-
 QUICK = FitOptions(window_sizes=(7,), starts=1)
 """Options whose programs compile in little time."""
 CLOSE = 1e-9
@@ -76,6 +74,7 @@ def test_the_numbers_are_those_of_fit(face: dict, album: tuple, results: FitResu
         assert np.abs(np.asarray(alone.reach - results.reach[i])).max() < CLOSE
 
 
+@pytest.mark.optimised
 @pytest.mark.slow
 def test_order_and_neighbours_change_no_bit(
     face: dict, album: tuple, results: FitResult

@@ -22,8 +22,6 @@ from jaxclnf.status import Status
 from tests import synthetic
 from tests.reference import PARTS, params_from, phases, points, read_model
 
-pytestmark = pytest.mark.optimised
-
 SHIFT_TOL = 1e-12  # px of the map, float64
 TABLE_TOL = 2e-7  # of a kernel value, float32
 PHASE_TOL = 3e-4  # px; two units in the last place of a coordinate near 1000

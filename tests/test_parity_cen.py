@@ -16,7 +16,7 @@ from jaxclnf.openface.main_file import read_openface_model
 from jaxclnf.shape.pdm import project
 from tests.reference import largest, params_from
 
-pytestmark = [pytest.mark.shared, pytest.mark.slow]
+pytestmark = [pytest.mark.shared, pytest.mark.slow, pytest.mark.optimised]
 
 # Largest difference of a map for the same patch, by share of the maps. The synthetic
 # filters are not zero-mean (sums up to 180), so float32 rounding shows: the reference's

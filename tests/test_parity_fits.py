@@ -21,7 +21,7 @@ from reference_fits import EXPERTS, MODES, cases, compare
 
 import jaxclnf
 
-pytestmark = [pytest.mark.shared, pytest.mark.slow]
+pytestmark = [pytest.mark.shared, pytest.mark.slow, pytest.mark.optimised]
 
 MEDIAN, WILD_MEDIAN = 0.01, 0.05  # px
 # px; 0.0100 over all faces where parts are fitted, but 56 of them vary more, and with

@@ -12,7 +12,7 @@ from jaxclnf.detect.mtcnn import detect_faces_mtcnn
 from jaxclnf.detect.mtcnn_network import MTCNN
 from jaxclnf.openface.mtcnn_file import load_mtcnn
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.optimised]
 
 # Boxes are whole pixels until the last correction, so that the float32 of the reference
 # shows only there; it resolves 1e-4 at coordinates up to 2000. Largest difference seen:

@@ -103,6 +103,7 @@ fixed_point_areas = jax.jit(
 )
 
 
+@pytest.mark.optimised
 def test_fixed_point_patches_bit_for_bit(configuration):
     _, cases = configuration
     for case in cases:

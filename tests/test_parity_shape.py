@@ -90,6 +90,7 @@ def test_weighted_normal_matrix(arrays):
         assert largest(weighted - stored) < JACOBIAN_TOL * largest(stored)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_update(arrays, size):
     params = params_from(arrays["params_global"], arrays["params_local"])

@@ -17,7 +17,7 @@ from jaxclnf.fitting.options import FitOptions
 from jaxclnf.openface.main_file import read_openface_model
 from jaxclnf.status import Status
 
-pytestmark = [pytest.mark.shared, pytest.mark.slow, pytest.mark.optimised]
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 PDM_FILES = (
     "pdms/In-the-wild_aligned_PDM_68.txt",
@@ -60,6 +60,7 @@ def _faces(shared: Path, name: str) -> list[AnnotatedFace]:
     return faces_with_pts(folder)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", [*MEDIAN_ERRORS, "openface_reference"])
 def test_every_phase_converges_on_every_face(shared, model, name):
     errors = []
@@ -89,6 +90,7 @@ def test_objective_never_falls(shared, openface_dir):
             assert gain.min() >= -1e-12 * np.abs(value).max(), face.name
 
 
+@pytest.mark.optimised
 def test_trace_ends_in_the_plain_result(shared, model):
     """Bit for bit with `em`, in float32, on a real face; its certificate nearly.
 
