@@ -32,6 +32,9 @@ CHOSEN = LITTLE_OPTIMISED.upper() in os.environ
 """Whether who started the tests has said how programs are compiled. To test what users
 run, set the variable to 0."""
 
+QUICKLY = {} if CHOSEN else {LITTLE_OPTIMISED.upper(): "true"}
+"""For the environment of processes that tests start."""
+
 LITTLE_NOW = pytest.StashKey[bool]()
 """Whether programs are compiled with little optimisation."""
 

@@ -1,5 +1,6 @@
 """Two ways of doing a thing, of which the one that is not lowered is not traced."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from jax import lax
 
 from jaxclnf.by_platform import by_platform
+from tests.plugin import QUICKLY
 
 X = jnp.linspace(0.5, 2.0, 6).reshape(3, 2)
 
@@ -127,6 +129,7 @@ def test_maps_without_jit_are_the_same():
     ran = subprocess.run(
         [sys.executable, "-c", WITHOUT_JIT],
         cwd=Path(__file__).parents[1],
+        env=os.environ | QUICKLY,
         capture_output=True,
         text=True,
     )

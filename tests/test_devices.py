@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 import jaxclnf
 from tests.markdown import ROOT
+from tests.plugin import QUICKLY
 
 EIGHT = """
 import jax, numpy as np
@@ -71,7 +72,7 @@ def test_eight_devices():
     done = subprocess.run(
         [sys.executable, "-c", EIGHT],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags.strip()},
+        env=os.environ | QUICKLY | {"XLA_FLAGS": flags.strip()},
         capture_output=True,
         text=True,
     )

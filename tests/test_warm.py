@@ -13,6 +13,7 @@ from jaxclnf.app.cli import main
 from jaxclnf.storage.npz import save_model
 from tests import synthetic
 from tests.markdown import ROOT
+from tests.plugin import QUICKLY
 
 COMMAND = "import sys; from jaxclnf.app.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -26,9 +27,6 @@ NO_TRACES = (
     "sys.modules['jaxclnf.fitting.separate'].finish_start = None;"
 )
 """A process in which it is an error to trace a fit, or anything else that is kept."""
-
-QUICKLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
-"""Compiles in half the time."""
 
 
 def run(home: Path, *args: str, before: str = "") -> subprocess.CompletedProcess:
