@@ -481,6 +481,9 @@ class Scene:
 
     boxes: list[np.ndarray]
     certainty: dict[int, float] = dataclasses.field(default_factory=dict)
+    options: TrackOptions = OPTIONS
+    advantage: float = 0.0
+    """By how much a fit from a detector's box is likelier."""
     looked: int = 0
 
     def _fit(self, box: np.ndarray) -> FitResult:
@@ -494,7 +497,12 @@ class Scene:
         return dataclasses.replace(result, landmarks=jnp.asarray(points))
 
     def _follow(self, state: TrackerState) -> Followed:
-        return without_detector(state, self._fit(box_of(state)), OPTIONS)
+        return without_detector(state, self._fit(box_of(state)), self.options)
+
+    def _restart(self, box: np.ndarray) -> FitResult:
+        fitted = self._fit(box)
+        likelihood = fitted.log_likelihood + self.advantage
+        return dataclasses.replace(fitted, log_likelihood=likelihood)
 
     def detect(self) -> np.ndarray:
         self.looked += 1
@@ -504,7 +512,7 @@ class Scene:
         return FrameWork(
             start=lambda: start_tracking(make_example()["model"], OPTIONS),
             follow=self._follow,
-            restart=self._fit,
+            restart=self._restart,
             detect=self.detect,
             remember=lambda state, result: state,
         )
@@ -573,6 +581,33 @@ def test_of_two_tracks_on_one_face_the_less_certain_ends() -> None:
     assert doubles([box(0), box(5)], [(True, 0.8), (True, 0.9)]) == {0}
     assert doubles([box(0), box(5)], [(True, 0.8), (False, 0.9)]) == {1}
     assert doubles([box(0), box(90)], [(True, 0.8), (True, 0.8)]) == set()
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_each_of_several_faces_is_compared_with_a_new_fit(advantage: float) -> None:
+    options = dataclasses.replace(OPTIONS, recheck_every=2)
+    scene = Scene([box(0), box(100)], options=options, advantage=advantage)
+    many = ManyOptions(detect_every=100)
+    faces = track_faces(ManyFaces(), scene.work(), options, many)
+    waited, looked = [], []
+    for _ in range(4):
+        faces = track_faces(faces, scene.work(), options, many)
+        waited.append([int(t.state.frames_followed) for t in faces.tracks])
+        looked.append(scene.looked)
+    # A new fit that is taken counts from 0 again.
+    taken = [[1, 1], [0, 0]] * 2
+    assert waited == (taken if advantage > 0 else [[i, i] for i in range(1, 5)])
+    assert looked == [1, 2, 2, 3] and ids(faces) == [0, 1]
+
+
+def test_a_face_that_is_followed_does_not_jump_to_a_new_one() -> None:
+    options = dataclasses.replace(OPTIONS, recheck_every=1)
+    scene = Scene([box(0)], options=options, advantage=1.0)
+    faces = track_faces(ManyFaces(), scene.work(), options, MANY)
+    work = scene.work()._replace(detect=lambda: np.stack([box(25)]))
+    scene.boxes = [box(0), box(25)]
+    faces = track_faces(faces, work, options, MANY)
+    assert float(box_of(faces.tracks[0].state)[0]) == 0
 
 
 def test_there_is_no_limit_on_the_number_of_faces() -> None:

@@ -500,10 +500,6 @@ def test_an_overlay_never_replaces_its_video(
         (["a.avi", "--detect-every", "0"], "--detect-every 0: must be 1 or more"),
         (["a.avi", "--detect-every", "3"], "--detect-every: has no use without --mul"),
         (["a.avi", "--recheck-every", "-1"], "--recheck-every -1: must be 0 or more"),
-        (
-            ["a.avi", "--multi", "--recheck-every", "9"],
-            "--recheck-every: has no use wi",
-        ),
         (["a.avi", "b.avi", "--name", "x"], "--name x: is for one video, found 2 of"),
         (["a.avi", "--name", "x/y"], "must be a file's name"),
         (["a.avi", "--sigma", "-1"], "--sigma -1.0: must be"),

@@ -56,7 +56,8 @@ class ManyOptions:
     """Options of following many faces."""
 
     detect_every: int = 10
-    """The detector looks at every frame of this many, and where a face was lost."""
+    """The detector looks at every frame of this many, and where a face was lost or is
+    to be compared with a new fit, see `TrackOptions.recheck_every`."""
     max_failures: int = 4
     """A face ends after more failures in a row than this."""
 
@@ -118,8 +119,10 @@ def track_faces(
 
     Each face is followed. If one failed, or it is time, the detector looks: a box on a
     face that failed is where that one is taken up again, a box on no face begins a new
-    one, if the fit there is successful. Faces that failed too often end, and so does
-    the less certain of two that came to lie on each other.
+    one, if the fit there is successful. A box on a face that is followed well is used
+    every `recheck_every` frames: the likelier of a new fit and the followed one stays.
+    Faces that failed too often end, and so does the less certain of two that came to
+    lie on each other.
 
     Args:
         faces: All faces after the last frame; `ManyFaces()` before the first.
@@ -145,13 +148,15 @@ def track_faces(
     wait, next_id = faces.frames_to_detection, faces.next_id
     new: list[Track] = []
     boxes = np.empty((0, 4))
-    failed = [t for t in before if not t.result.success]
-    if wait <= 0 or failed:
+    asks = [bool(one.asks) or not one.result.success for one in followed]
+    if wait <= 0 or any(asks):
         boxes, wait = work.detect(), options.detect_every
     kept, free = [], list(boxes)
-    for old, one, track in zip(faces.tracks, followed, before, strict=True):
+    for old, one, track, asked in zip(
+        faces.tracks, followed, before, asks, strict=True
+    ):
         box = None
-        if not track.result.success:
+        if asked:
             box, free = _taken_box(track, free, before)
         restarted = None if box is None else work.restart(box)
         state, result = finish_followed(old.state, one, restarted, track_options)
@@ -261,8 +266,8 @@ def box_of(state: TrackerState) -> Float[np.ndarray, " 4"]:
 def _taken_box(
     track: Track, free: list[np.ndarray], others: list[Track]
 ) -> tuple[np.ndarray | None, list[np.ndarray]]:
-    """The box on which a failed face is most likely, and the boxes that are left."""
-    good = [box_of(t.state) for t in others if t.result.success]
+    """The box on which a face is most likely, and the boxes that are left."""
+    good = [box_of(t.state) for t in others if t.result.success and t is not track]
     place = box_of(track.state)
     near = [
         (overlap(place, box), i)
@@ -270,7 +275,9 @@ def _taken_box(
         if all(overlap(box, one) < _SAME_FACE for one in good)
     ]
     share, best = max(near, default=(0.0, 0))
-    if share <= 0:
+    # A face that was lost has moved; one that is followed is not to jump to another.
+    least = _SAME_FACE if track.result.success else 0.0
+    if share <= 0 or share < least:
         return None, free
     return free[best], free[:best] + free[best + 1 :]
 

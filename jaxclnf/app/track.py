@@ -72,9 +72,9 @@ class TrackCommand(FaceSetup):
             metavar="INT", help_behavior_hint="(default: 30; openface dialect: 0)"
         ),
     ] = None
-    """Without --multi: frames after which a face that is
-    followed well is compared with a new fit from the
-    detector's box, the likelier of which is kept; 0: never."""
+    """Frames after which a face that is followed well is
+    compared with a new fit from the detector's box, the
+    likelier of which is kept; 0: never."""
     template: bool = False
     """Begin each frame where the last one's grey values are
     found again, for faces that move fast."""
@@ -176,8 +176,6 @@ class TrackCommand(FaceSetup):
             )
         if self.detect_every != ManyOptions.detect_every and not self.multi:
             raise ArgumentError("--detect-every: has no use without --multi")
-        if self.recheck_every is not None and self.multi:
-            raise ArgumentError("--recheck-every: has no use with --multi")
         if (self.recheck_every or 0) < 0:
             raise ArgumentError(
                 f"--recheck-every {self.recheck_every}: must be 0 or more"
