@@ -21,6 +21,8 @@ from jaxclnf.errors import ModelFileError, read_bytes
 INTEGER_TYPES = {0: np.dtype("u1"), 4: np.dtype("<i4")}
 REAL_TYPES = {5: np.dtype("<f4"), 6: np.dtype("<f8")}
 
+_REAL_CODES = min(REAL_TYPES), max(REAL_TYPES)
+
 _MAX_SIDE = 1_000_000
 # Fits float32 with room to spare; beyond it, something else was read as a number.
 _LARGEST_REAL = 1e30
@@ -224,7 +226,7 @@ class BinaryCursor(Cursor):
         for item in items:
             if isinstance(item, Matrix):
                 fields += self._head_of_matrix(item, sum(map(_num_bytes, fields)))
-                values = REAL_TYPES.get(int(fields[-1].low), REAL_TYPES[5])
+                values = REAL_TYPES[int(fields[-1].low)]
                 item = Number(item.what, dtype=values, shape=(item.rows, item.cols))
             places.append(len(fields))
             fields.append(item)
@@ -260,7 +262,8 @@ class BinaryCursor(Cursor):
         """What stands before the values of a matrix that begins so many bytes ahead."""
         at = self._next + ahead + 2 * _INT32.itemsize
         code = int.from_bytes(self._data[at : at + _INT32.itemsize], "little")
-        low, high = (code, code) if code in REAL_TYPES else (5, 6)
+        # A code that is none lies outside of these: it is refused where it stands.
+        low, high = (code, code) if code in REAL_TYPES else _REAL_CODES
         what, rows, cols = matrix
         return [
             Number.integer(f"{what}: number of rows", rows, rows),
