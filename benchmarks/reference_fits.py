@@ -92,12 +92,16 @@ def options_of(configuration: str, mode: str) -> jaxclnf.FitOptions:
     return preset(parts=not configuration.endswith("nohier"), starts=MODES[mode])
 
 
-@cache
 def model_of(configuration: str) -> jaxclnf.CLNFModel:
     """The model of a configuration, prepared."""
-    folder = shared_folder() / "openface-model" / "model"
-    model = jaxclnf.load_model(folder / f"main_{EXPERTS[configuration]}.txt")
     windows = options_of(configuration, "single").window_sizes
+    return _prepared(EXPERTS[configuration], windows)
+
+
+@cache
+def _prepared(experts: str, windows: tuple[int, ...]) -> jaxclnf.CLNFModel:
+    folder = shared_folder() / "openface-model" / "model"
+    model = jaxclnf.load_model(folder / f"main_{experts}.txt")
     return model.prepared(windows, whole_sigma=True)
 
 

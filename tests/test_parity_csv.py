@@ -19,7 +19,7 @@ import pytest
 
 from jaxclnf.app.cli import main
 
-pytestmark = [pytest.mark.shared, pytest.mark.slow, pytest.mark.optimised]
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 UNITS = {
     r"face|confidence|gaze_.*": (0, 0),

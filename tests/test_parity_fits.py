@@ -21,7 +21,7 @@ from reference_fits import EXPERTS, MODES, cases, compare
 
 import jaxclnf
 
-pytestmark = [pytest.mark.shared, pytest.mark.slow, pytest.mark.optimised]
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 MEDIAN, WILD_MEDIAN = 0.01, 0.05  # px
 # px; 0.0100 over all faces where parts are fitted, but 56 of them vary more, and with
@@ -47,6 +47,7 @@ def _bound(configuration: str) -> float:
     return WILD_BOUND if _is_wild(configuration) else BOUND
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("configuration", EXPERTS)
 def test_configuration(configuration: str):
     """All in one process: they share programs that take long to compile."""

@@ -37,7 +37,7 @@ from jaxclnf.openface.csv_table import (
 from jaxclnf.openface.mtcnn_file import load_mtcnn
 from tests.reference import params_from, read_model
 
-pytestmark = [pytest.mark.shared, pytest.mark.slow, pytest.mark.optimised]
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 QUANTILES = (0.5, 0.9, 0.95, 1.0)
 TOLERANCES = {
