@@ -83,6 +83,7 @@ SLOW_EXAMPLES = (
     "fitting.track.with_template",
     "fitting.track_state.advance",
     "learn.accuracy.held_out_accuracy",
+    "learn.ccnf.field.log_likelihood",
     "learn.ccnf.samples.draw_samples",
     "learn.chain.learn_experts",
     "learn.chain.learn_shape",

@@ -160,6 +160,7 @@ def test_a_face_that_the_picture_cuts_off(example: dict, place: tuple):
     assert alone != float(judge(validator, 0, image, landmarks, euler, level))
 
 
+@pytest.mark.slow
 def test_a_fit_is_judged_by_it(example: dict, tmp_path: Path):
     """And again from a file."""
     validator = judging(example["model"])

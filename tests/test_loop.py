@@ -124,6 +124,7 @@ def test_an_ended_state_is_resumed_as_it_is():
     _same(_resume(*problem[:2], end, options), end)
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 def test_a_phase_in_two_halves_is_the_phase():
     names = synthetic.example()

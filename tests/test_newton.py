@@ -297,6 +297,7 @@ def test_parameters_of_another_precision_take_that_of_the_model(problem):
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float64)}
 
 
+@pytest.mark.slow
 def test_a_map_that_is_not_finite_stops_no_other(problem):
     pdm, responses, params = problem
     maps = responses.maps.at[0].set(jnp.nan)
