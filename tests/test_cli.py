@@ -1,6 +1,5 @@
 """The command, as a person uses it."""
 
-import contextlib
 import csv
 import dataclasses
 import errno
@@ -400,21 +399,13 @@ def test_an_end_too_soon_leaves_what_is_done(
 
 
 def test_it_is_said_whenever_new_programs_are_compiled(
-    model_file, out, tmp_path, monkeypatch
+    model_file, out, tmp_path, monkeypatch, patience
 ):
-    said: list[str] = []
-
-    @contextlib.contextmanager
-    def patience(text):
-        said.append(text)
-        yield
-
     one = unfitted_face(load_model(model_file), num_starts=1, with_parts=False)
 
     def found(model, image, boxes, options):
         return jax.tree.map(lambda x: np.stack([x] * len(boxes)), one)
 
-    monkeypatch.setattr("jaxclnf.app.fit.said_if_slow", patience)
     monkeypatch.setattr("jaxclnf.app.fit.fit_photo_faces", found)
     images, rows = [], []
     for side in (90, 80, 600, 1200, 70):
@@ -426,7 +417,7 @@ def test_it_is_said_whenever_new_programs_are_compiled(
     boxes = boxes_file(tmp_path, *rows)
     args = ["fit", *images, "--model", model_file, "--boxes", boxes, "--no-picture"]
     assert main([*args, "--out", out]) == 0
-    assert len(said) == 3  # canvases of 256, of 1024 and of 2048 pixels
+    assert len(patience) == 3  # canvases of 256, of 1024 and of 2048 pixels
 
 
 def test_folders_stand_for_their_photographs(model_file, out, tmp_path, capsys):

@@ -102,11 +102,8 @@ def one_step(
     columns = (rigid_jacobian if rigid else jacobian)(pdm, params)
     found, normal = normal_equations(params, columns, weights, shifts, precision)
     moved = retract(params, update)
-    return (
-        (project(pdm, params), columns, found, normal)
-        + (solve(normal, right),)
-        + (moved if rigid else clamp(pdm, moved),)
-    )
+    moved = moved if rigid else clamp(pdm, moved)
+    return project(pdm, params), columns, found, normal, solve(normal, right), moved
 
 
 def test_normal_equations_and_update(traces):

@@ -487,7 +487,8 @@ class Scene:
     looked: int = 0
 
     def _fit(self, box: np.ndarray) -> FitResult:
-        near = [i for i, b in enumerate(self.boxes) if overlap(b, box) > 0.2]
+        shares = {i: overlap(b, box) for i, b in enumerate(self.boxes)}
+        near = sorted((i for i in shares if shares[i] > 0.2), key=lambda i: -shares[i])
         result = simulated(
             1.0, bool(near), self.certainty.get(near[0]) if near else 0.0
         )

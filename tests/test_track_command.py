@@ -3,7 +3,6 @@
 import csv
 import os
 import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -48,20 +47,6 @@ def finds_it(example, monkeypatch) -> list[int]:
 
     monkeypatch.setattr(FaceSetup, "face_detector", lambda self, model: detect)
     return calls
-
-
-@pytest.fixture
-def patience(monkeypatch) -> list[str]:
-    """What would be said if a fit took long."""
-    said: list[str] = []
-
-    @contextmanager
-    def said_if_slow(text):
-        said.append(text)
-        yield
-
-    monkeypatch.setattr("jaxclnf.app.track.said_if_slow", said_if_slow)
-    return said
 
 
 def colour(grey: np.ndarray) -> np.ndarray:

@@ -280,7 +280,8 @@ class _Work:
             )
             with nullcontext() if before in known else said_if_slow(COMPILES):
                 faces = track_faces(faces, work, self.options, many)
-            known |= {before} if faces.tracks else set()
+            if faces.tracks:
+                known.add(before)
             yield frame, [(t.face_id, t.result) for t in faces.tracks]
 
     def _one_face(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, _Seen]]:
@@ -294,7 +295,8 @@ class _Work:
                     self.model, frame.grey, state, self.options, detect
                 )
                 is_there = bool(np.isfinite(result.params.scale))
-            known |= {kind} if is_there else set()
+            if is_there:
+                known.add(kind)
             yield frame, [(0, result)] if is_there else []
 
     def _rows(self, frame: Frame, seen: _Seen) -> Iterator[OpenFaceRow]:

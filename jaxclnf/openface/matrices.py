@@ -32,9 +32,10 @@ _FLOAT64 = np.dtype("<f8")
 
 
 class Number(NamedTuple):
-    """A number of a record, from `low` to `high`; `what` names it in messages."""
+    """A number of a record, finite and from `low` to `high`."""
 
     what: str
+    """Its name in messages."""
     low: float = -np.inf
     high: float = np.inf
     dtype: np.dtype = _FLOAT64
@@ -52,6 +53,7 @@ class Matrix(NamedTuple):
     """A matrix of a record, of finite real numbers."""
 
     what: str
+    """Its name in messages."""
     rows: int
     cols: int
 
@@ -61,6 +63,8 @@ class Cursor(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._start = 0
+        self._next = 0
 
     @abstractmethod
     def integer(self, what: str, low: int, high: int) -> int:
@@ -177,8 +181,6 @@ class BinaryCursor(Cursor):
     def __init__(self, data: bytes, name: str) -> None:
         super().__init__(name)
         self._data = data
-        self._start = 0
-        self._next = 0
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "BinaryCursor":
@@ -215,7 +217,8 @@ class BinaryCursor(Cursor):
             items: What each of them holds.
 
         Returns:
-            The values of each item, one record after another; reals as float64.
+            For each item its values, `(num, *shape)`: integers as int32, reals as
+            float64.
 
         Raises:
             ModelFileError: If something else is there, or a matrix is of another type
@@ -238,22 +241,32 @@ class BinaryCursor(Cursor):
             wrong = [_out_of_range(*pair) for pair in zip(fields, columns, strict=True)]
         if any(w.any() for w in wrong):
             first = np.argwhere(np.stack([w.any(axis=1) for w in wrong], axis=1))[0]
-            record, field = map(int, first)
-            entry = int(wrong[field][record].argmax())
-            place = sum(map(_num_bytes, fields[:field]))
-            place += entry * fields[field].dtype.itemsize
-            self._start = begin + record * dtype.itemsize + place
-            what, low, high, *_ = fields[field]
-            self._check_range(
-                what, columns[field][record].flat[entry].item(), low, high
-            )
+            record, i = map(int, first)
+            entry = int(wrong[i][record].argmax())
+            before = sum(map(_num_bytes, fields[:i]))
+            before += entry * fields[i].dtype.itemsize
+            self._start = begin + record * dtype.itemsize + before
+            value = columns[i][record].flat[entry].item()
+            self._check_range(fields[i].what, value, fields[i].low, fields[i].high)
         return [
             columns[i].astype(np.int32 if fields[i].dtype == _INT32 else np.float64)
             for i in places
         ]
 
     def real_matrices(self, what: str, num: int) -> np.ndarray:
-        """Matrices of one size and type that follow each other, as float64."""
+        """Matrices of one size and type that follow each other.
+
+        Args:
+            what: What the matrices are.
+            num: How many there are, 1 or more.
+
+        Returns:
+            `(num, rows, columns)`, float64.
+
+        Raises:
+            ModelFileError: If something else is there, or one has another size or type
+                than the first.
+        """
         first = self.real_matrix(what)
         (others,) = self.records(num - 1, [Matrix(what, *first.shape)])
         return np.concatenate([first[None], others])

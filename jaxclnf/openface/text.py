@@ -27,8 +27,6 @@ class TextCursor(Cursor):
             self._words += words
             self._lines += [number] * len(words)
         self._last_line = max(len(text.splitlines()), 1)
-        self._start = 0
-        self._next = 0
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "TextCursor":
