@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxclnf.detect.haar import face_squares as face_squares
     from jaxclnf.detect.mtcnn import detect_faces_mtcnn as detect_faces_mtcnn
     from jaxclnf.detect.mtcnn_network import MTCNN as MTCNN
+    from jaxclnf.detect.near import detect_near as detect_near
     from jaxclnf.diagnosis.diagnose import diagnose as diagnose
     from jaxclnf.diagnosis.findings import Diagnosis as Diagnosis
     from jaxclnf.diagnosis.findings import Finding as Finding
@@ -146,6 +147,7 @@ _HOME = {
     "curvature": "solver.objective",
     "detect_faces": "detect.haar",
     "detect_faces_mtcnn": "detect.mtcnn",
+    "detect_near": "detect.near",
     "diagnose": "diagnosis.diagnose",
     "face_squares": "detect.haar",
     "finish_frame": "fitting.track_state",

@@ -3,14 +3,16 @@
 import dataclasses
 import inspect
 import json
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from jaxclnf.app import faces_setup
 from jaxclnf.app.fit import FitCommand
 from jaxclnf.app.info import describe_model
-from jaxclnf.app.media import write_png
+from jaxclnf.app.media import read_image, write_png
 from jaxclnf.detect import haar, mtcnn
 from jaxclnf.detect.haar import (
     OPENFACE_CALIBRATION,
@@ -18,6 +20,7 @@ from jaxclnf.detect.haar import (
     detect_faces,
     face_squares,
 )
+from jaxclnf.detect.near import detect_near
 from jaxclnf.fitting.model import BoxCalibration, CLNFModel
 from jaxclnf.storage import npz
 from jaxclnf.storage.npz import read_model, save_model
@@ -181,3 +184,54 @@ def test_damaged_cascade_is_named(monkeypatch, tmp_path, content):
     monkeypatch.setattr(haar, "CASCADE_NAME", tmp_path / "damaged.xml")
     with pytest.raises(FileNotFoundError, match=r"damaged\.xml.*Reinstall"):
         detect_faces(np.zeros((60, 60), np.uint8))
+
+
+PHOTOGRAPH = Path(__file__).parents[1] / "docs" / "astronaut.jpg"
+
+
+@pytest.mark.parametrize("zoom", [0.7, 1.0, 3.0])
+@pytest.mark.parametrize("off", [-0.3, 0.0, 0.3])
+def test_near_a_face_it_is_found_where_it_is(zoom: float, off: float):
+    _, grey = read_image(PHOTOGRAPH)
+    grey = cv2.resize(grey, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
+    box = detect_faces(grey)[0]
+    side = box[2:].max()
+    sizes = []
+
+    def detect(part: np.ndarray) -> np.ndarray:
+        sizes.append(max(part.shape))
+        return detect_faces(part)
+
+    found = detect_near(detect, box + [off * side, off * side, 0, 0], grey)
+    assert (
+        np.abs(found - box).max(axis=1).min() < 0.2 * side
+    )  # its squares grow by a fifth
+    assert sizes[0] <= 2 * min(side, 120) + 1
+
+
+def test_a_look_near_a_box_is_of_what_is_in_the_picture():
+    grey = np.arange(60 * 80, dtype=np.float64).reshape(60, 80)
+    seen = []
+
+    def detect(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        np.testing.assert_allclose(other, np.stack([one, one + 1, one], axis=2))
+        seen.append(one)
+        return np.array([[1.0, 2.0, 30.0, 20.0], [0.0, 0.0, 4.0, 8.0]])
+
+    colour = np.stack([grey, grey + 1, grey], axis=2)
+    found = detect_near(detect, np.array([50.0, 40.0, 20.0, 10.0]), grey, colour)
+    np.testing.assert_array_equal(seen[0], grey[25:60, 40:80])
+    assert found.tolist() == [[41, 27, 30, 20], [40, 25, 4, 8]]
+    halved = detect_near(
+        detect, np.array([50.0, 40.0, 20.0, 10.0]), grey, colour, side=10.0
+    )
+    assert seen[1].shape == (18, 20)
+    np.testing.assert_allclose(halved[0], [42, 25 + 2 * 35 / 18, 60, 20 * 35 / 18])
+    for nowhere in (
+        [200.0, 5, 20, 20],
+        [np.nan] * 4,
+        [5.0, -90, 20, 20],
+        [5.0, 5, 0, 0],
+    ):
+        none = detect_near(detect, np.array(nowhere), grey, colour)
+        assert none.shape == (0, 4) and len(seen) == 2

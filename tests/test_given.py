@@ -13,6 +13,7 @@ from jaxclnf import (
     TrackOptions,
     fit,
     fit_many,
+    follow_face,
     start_tracking,
     track_frame,
 )
@@ -22,9 +23,9 @@ from jaxclnf.fitting.given import (
     as_box,
     as_boxes,
     as_model,
+    box_to_track,
     check_params,
     check_tracking,
-    first_box,
 )
 from jaxclnf.fitting.model import BoxCalibration, CLNFPart, ModelInfo
 from jaxclnf.status import Status
@@ -200,14 +201,26 @@ def test_what_looks_at_numbers_is_no_part_of_a_program(example: dict):
         jax.jit(lambda s: track_frame(model, image, s, options, lambda: box))(state)
 
 
-def test_what_a_detector_may_find():
-    box = np.arange(4.0)
+def test_what_a_detector_may_find(example: dict):
+    options = TrackOptions()
+    state = start_tracking(example["model"], options)
+    lost = follow_face(example["model"], example["image"], state, options)
+    box = np.array([0.0, 1.0, 40.0, 30.0])
+    well = dataclasses.replace(
+        lost, success=jnp.asarray(True), landmarks=jnp.asarray([box[:2], box[2:]] * 6)
+    )
     for nothing in (None, np.zeros((0, 4)), []):
-        assert first_box(nothing) is None
+        assert box_to_track(nothing, lost) is box_to_track(nothing, well) is None
+    far = box + [50, 0, 20, 20]
     for one in (box, [*box], box[None], np.stack([box, box + 1])):
-        assert first_box(one).tolist() == box.tolist()
+        assert box_to_track(one, lost).tolist() == box.tolist()
+        assert box_to_track(one, well).tolist() == box.tolist()
+    # The first is the largest; a face that is followed well stays the same face.
+    assert box_to_track([far, box], lost).tolist() == far.tolist()
+    assert box_to_track([far, box], well).tolist() == box.tolist()
+    assert box_to_track(far, well) is None
     with pytest.raises(ValueError, match=r"boxes have shape \(3,\)"):
-        first_box(box[:3])
+        box_to_track(box[:3], lost)
 
 
 def test_a_track_of_another_kind(example: dict):

@@ -13,14 +13,13 @@ from jaxclnf.app.many_faces import (
     FrameWork,
     ManyFaces,
     ManyOptions,
-    box_of,
     doubles,
     new_boxes,
-    overlap,
     track_faces,
 )
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
+from jaxclnf.fitting.same_face import box_of, box_on, overlap
 from jaxclnf.fitting.template import cut_template, no_template, template_shift
 from jaxclnf.fitting.track import (
     follow_face,
@@ -34,6 +33,7 @@ from jaxclnf.fitting.track_state import (
     TrackerState,
     advance,
     after_follow,
+    finish_followed,
     finish_frame,
     needs_detection,
     start_tracking,
@@ -72,7 +72,7 @@ def simulated(mark: float, success: bool, certainty: float | None = None) -> Fit
     return dataclasses.replace(
         result,
         params=params,
-        landmarks=jnp.full((12, 2), mark),
+        landmarks=mark + jnp.asarray([[0.0, 0.0], [40.0, 40.0]] * 6),
         log_likelihood=jnp.asarray(mark),
         status=jnp.asarray(int(Status.CONVERGED), jnp.int32),
         certainty=jnp.asarray(certainty),
@@ -112,9 +112,10 @@ class Script:
                 result = simulated(self.frame, follow == "+")
             return without_detector(state, result, self.options)
 
-        def detect() -> np.ndarray | None:
+        def detect(followed: FitResult) -> np.ndarray | None:
             nonlocal called
             called += "d"
+            assert bool(followed.success) == (called == "fd" and follow == "+")
             return None if detector == "0" else np.ones(4)
 
         def restart(box: np.ndarray) -> FitResult:
@@ -153,6 +154,28 @@ def test_a_face_that_is_followed_well_is_compared_with_a_new_fit() -> None:
     # After a failure, whatever is found counts.
     assert run.step("-+") == (True, "fdr")
     assert run.facts == (True, True, -1, run.frame - 0.5)
+
+
+def test_a_likelier_fit_of_another_face_is_not_taken() -> None:
+    """Without this a track of one of two faces jumped to the other one."""
+    options = dataclasses.replace(OPTIONS, recheck_every=1)
+    first = simulated(1.0, True)
+    state = start_tracking(make_example()["model"], options)
+    state, _ = finish_frame(state, first, first, options)
+    followed = without_detector(state, simulated(2.0, True), options)
+    for away, likelihood, taken in (
+        (15.0, 9.0, True),
+        (25.0, 9.0, False),
+        (0, 0, False),
+    ):
+        other = dataclasses.replace(
+            simulated(3.0, True),
+            landmarks=followed.result.landmarks + jnp.asarray([[away, 0.0]]),
+            log_likelihood=jnp.asarray(likelihood),
+        )
+        _, result = finish_followed(state, followed, other, options)
+        assert bool(result.success)
+        assert float(result.params.scale) == (3.0 if taken else 2.0)
 
 
 def test_fits_that_end_at_other_windows_are_not_compared() -> None:
@@ -220,7 +243,7 @@ def test_a_bad_fit_from_the_new_box_is_dropped(options, certainty) -> None:
     assert run.step("--") == (False, "fdr")
     assert run.facts == (True, False, 0, 2.0)  # parameters of the follow
     assert float(run.state.log_likelihood) == 2.0
-    np.testing.assert_array_equal(run.result.landmarks, 2.0)
+    np.testing.assert_array_equal(run.result.landmarks[0], 2.0)
     assert float(run.result.certainty) == pytest.approx(certainty)
 
 
@@ -384,6 +407,32 @@ def test_a_box_is_no_detector() -> None:
     place = face["model"], face["image"], state, OPTIONS
     with pytest.raises(TypeError, match="detect is a .*; expected a function"):
         inspect.unwrap(track_frame)(*place, np.asarray(face["box"]))
+    with pytest.raises(TypeError, match="detect_near is a .*; expected a function"):
+        inspect.unwrap(track_frame)(*place, lambda: None, detect_near=face["box"])
+
+
+def test_a_face_that_is_followed_well_is_looked_for_near_it() -> None:
+    face = make_example()
+    options = dataclasses.replace(OPTIONS, recheck_every=2)
+    state = start_tracking(face["model"], options)
+    looked: list[str] = []
+
+    def everywhere() -> np.ndarray:
+        looked.append("everywhere")
+        return np.asarray(face["box"])
+
+    def near(place: np.ndarray) -> np.ndarray:
+        looked.append("near")
+        assert np.abs(place - np.asarray(face["box"])).max() < 4.0
+        return np.stack([place + 500, place])
+
+    seen = []
+    for _ in range(3):
+        state, _ = track_frame(
+            face["model"], face["image"], state, options, everywhere, detect_near=near
+        )
+        seen.append(list(looked))
+    assert seen == [["everywhere"], ["everywhere"], ["everywhere", "near"]]
 
 
 @pytest.mark.slow
@@ -485,6 +534,7 @@ class Scene:
     advantage: float = 0.0
     """By how much a fit from a detector's box is likelier."""
     looked: int = 0
+    looked_near: int = 0
 
     def _fit(self, box: np.ndarray) -> FitResult:
         shares = {i: overlap(b, box) for i, b in enumerate(self.boxes)}
@@ -498,7 +548,7 @@ class Scene:
         return dataclasses.replace(result, landmarks=jnp.asarray(points))
 
     def _follow(self, state: TrackerState) -> Followed:
-        return without_detector(state, self._fit(box_of(state)), self.options)
+        return without_detector(state, self._fit(box_of(state.landmarks)), self.options)
 
     def _restart(self, box: np.ndarray) -> FitResult:
         fitted = self._fit(box)
@@ -509,12 +559,18 @@ class Scene:
         self.looked += 1
         return np.array(self.boxes).reshape(-1, 4)
 
+    def detect_near(self, place: np.ndarray) -> np.ndarray:
+        self.looked_near += 1
+        near = [b for b in self.boxes if overlap(b, place) > 0]
+        return np.array(near).reshape(-1, 4)
+
     def work(self) -> FrameWork:
         return FrameWork(
             start=lambda: start_tracking(make_example()["model"], OPTIONS),
             follow=self._follow,
             restart=self._restart,
             detect=self.detect,
+            detect_near=self.detect_near,
             remember=lambda state, result: state,
         )
 
@@ -541,7 +597,7 @@ def test_faces_keep_their_numbers_and_new_ones_get_new() -> None:
         seen.append(ids(faces))
     assert seen == [[0, 1], [0, 1], [0, 1, 2]]  # found when it is time to look
     assert scene.looked == 2
-    assert [float(box_of(t.state)[0]) for t in faces.tracks] == [5, 105, 300]
+    assert [float(box_of(t.state.landmarks)[0]) for t in faces.tracks] == [5, 105, 300]
 
 
 def test_a_lost_number_is_not_used_again() -> None:
@@ -567,7 +623,7 @@ def test_a_lost_face_is_taken_up_again_under_its_number() -> None:
     scene.boxes = [box(34)]  # too far to follow, near enough to be the same
     faces = track_faces(faces, scene.work(), OPTIONS, MANY)
     assert ids(faces) == [0] and faces.next_id == 1
-    assert float(box_of(faces.tracks[0].state)[0]) == 34
+    assert float(box_of(faces.tracks[0].state.landmarks)[0]) == 34
 
 
 def test_of_two_tracks_on_one_face_the_less_certain_ends() -> None:
@@ -594,21 +650,21 @@ def test_each_of_several_faces_is_compared_with_a_new_fit(advantage: float) -> N
     for _ in range(4):
         faces = track_faces(faces, scene.work(), options, many)
         waited.append([int(t.state.frames_followed) for t in faces.tracks])
-        looked.append(scene.looked)
+        looked.append((scene.looked, scene.looked_near))
     # A new fit that is taken counts from 0 again.
     taken = [[1, 1], [0, 0]] * 2
     assert waited == (taken if advantage > 0 else [[i, i] for i in range(1, 5)])
-    assert looked == [1, 2, 2, 3] and ids(faces) == [0, 1]
+    assert looked == [(1, 0), (1, 2), (1, 2), (1, 4)] and ids(faces) == [0, 1]
 
 
 def test_a_face_that_is_followed_does_not_jump_to_a_new_one() -> None:
     options = dataclasses.replace(OPTIONS, recheck_every=1)
     scene = Scene([box(0)], options=options, advantage=1.0)
     faces = track_faces(ManyFaces(), scene.work(), options, MANY)
-    work = scene.work()._replace(detect=lambda: np.stack([box(25)]))
+    work = scene.work()._replace(detect_near=lambda place: np.stack([box(25)]))
     scene.boxes = [box(0), box(25)]
     faces = track_faces(faces, work, options, MANY)
-    assert float(box_of(faces.tracks[0].state)[0]) == 0
+    assert float(box_of(faces.tracks[0].state.landmarks)[0]) == 0
 
 
 def test_there_is_no_limit_on_the_number_of_faces() -> None:
@@ -618,6 +674,7 @@ def test_there_is_no_limit_on_the_number_of_faces() -> None:
 
 
 def test_boxes_that_are_none_overlap_nothing() -> None:
+    assert box_on(box(0), []) == (None, 0) == box_on(box(0), [box(50)])
     nan = np.full(4, np.nan)
     assert overlap(nan, box(0)) == overlap(box(0), np.zeros(4)) == 0
     assert overlap(box(0), box(0)) == 1

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.result import FitResult
+from jaxclnf.fitting.same_face import SAME_FACE, box_of, box_on, overlap
 from jaxclnf.fitting.track import followed_face, restart_face, with_template
 from jaxclnf.fitting.track_options import TrackOptions
 from jaxclnf.fitting.track_state import (
@@ -22,9 +22,6 @@ from jaxclnf.fitting.track_state import (
     finish_frame,
     start_tracking,
 )
-
-_SAME_FACE = 0.5
-"""Share of the smaller of two boxes above which they are of one face."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +70,8 @@ class FrameWork(NamedTuple):
     """Fits from a detector's box."""
     detect: Callable[[], np.ndarray]
     """Looks for all faces; one box per row."""
+    detect_near: Callable[[np.ndarray], np.ndarray]
+    """Looks near a box; one box per row."""
     remember: Callable[[TrackerState, FitResult], TrackerState]
     """Keeps what the next frame needs of the pixels."""
 
@@ -82,6 +81,7 @@ def frame_work(
     grey: np.ndarray,
     options: TrackOptions,
     detect: Callable[[], np.ndarray],
+    detect_near: Callable[[np.ndarray], np.ndarray],
 ) -> FrameWork:
     """The work on a frame, with a model.
 
@@ -90,13 +90,14 @@ def frame_work(
         grey: Grey values of the frame.
         options: How faces are fitted.
         detect: Looks for all faces in this frame.
+        detect_near: Looks for faces near a box.
 
     Returns:
         The work.
 
     Example:
-        >>> nobody = lambda: np.empty((0, 4))
-        >>> frame_work(model, image, TrackOptions(), nobody).detect().shape
+        >>> nobody = lambda *near: np.empty((0, 4))
+        >>> frame_work(model, image, TrackOptions(), nobody, nobody).detect().shape
         (0, 4)
     """
     dtype = model.pdm.mean_shape.dtype
@@ -105,6 +106,7 @@ def frame_work(
         follow=lambda state: followed_face(model, grey, state, options),
         restart=lambda box: restart_face(model, grey, box.astype(dtype), options),
         detect=detect,
+        detect_near=detect_near,
         remember=lambda state, result: with_template(grey, state, result, options),
     )
 
@@ -135,8 +137,8 @@ def track_faces(
         `result.success` false.
 
     Example:
-        >>> nobody = lambda: np.empty((0, 4))
-        >>> work = frame_work(model, image, TrackOptions(), nobody)
+        >>> nobody = lambda *near: np.empty((0, 4))
+        >>> work = frame_work(model, image, TrackOptions(), nobody, nobody)
         >>> track_faces(ManyFaces(), work, TrackOptions()).frames_to_detection
         9
     """
@@ -148,9 +150,14 @@ def track_faces(
     wait, next_id = faces.frames_to_detection, faces.next_id
     new: list[Track] = []
     boxes = np.empty((0, 4))
-    asks = [bool(one.asks) or not one.result.success for one in followed]
-    if wait <= 0 or any(asks):
+    lost = [not one.result.success for one in followed]
+    asks = [bool(one.asks) or gone for one, gone in zip(followed, lost, strict=True)]
+    if wait <= 0 or any(lost):
         boxes, wait = work.detect(), options.detect_every
+    else:
+        places = [box_of(t.state.landmarks) for t in before]
+        near = zip(asks, places, strict=True)
+        boxes = [box for asked, at in near if asked for box in _near(work, at)]
     kept, free = [], list(boxes)
     for old, one, track, asked in zip(
         faces.tracks, followed, before, asks, strict=True
@@ -162,14 +169,14 @@ def track_faces(
         state, result = finish_followed(old.state, one, restarted, track_options)
         if int(state.failures_in_a_row) < options.max_failures and state.initialised:
             kept.append(Track(track.face_id, work.remember(state, result), result))
-    for box in new_boxes(free, [box_of(t.state) for t in kept]):
+    for box in new_boxes(free, [box_of(t.state.landmarks) for t in kept]):
         fitted = work.restart(box)
         if fitted.success:
             state, result = finish_frame(work.start(), fitted, fitted, track_options)
             new.append(Track(next_id + len(new), work.remember(state, result), result))
     tracks = [*kept, *new]
     ended = doubles(
-        [box_of(t.state) for t in tracks],
+        [box_of(t.state.landmarks) for t in tracks],
         [_trust(t) for t in tracks],
     )
     return ManyFaces(
@@ -177,29 +184,6 @@ def track_faces(
         next_id=next_id + len(new),
         frames_to_detection=wait - 1,
     )
-
-
-def overlap(one: Float[np.ndarray, " 4"], other: Float[np.ndarray, " 4"]) -> float:
-    """How much two boxes cover each other.
-
-    Args:
-        one: `(x, y, width, height)`.
-        other: Another box.
-
-    Returns:
-        The common area over that of the smaller box; 0 for boxes that are not finite or
-        have no area.
-
-    Example:
-        >>> overlap(np.array([0.0, 0.0, 2.0, 2.0]), np.array([1.0, 0.0, 4.0, 4.0]))
-        0.5
-    """
-    low = np.maximum(one[:2], other[:2])
-    high = np.minimum(one[:2] + one[2:], other[:2] + other[2:])
-    smaller = min(np.prod(one[2:]), np.prod(other[2:]))
-    if not (np.isfinite([*one, *other]).all() and smaller > 0):
-        return 0.0
-    return float(np.prod(np.maximum(high - low, 0)) / smaller)
 
 
 def new_boxes(
@@ -219,7 +203,7 @@ def new_boxes(
         >>> len(new_boxes([one, far], [one + 1]))
         1
     """
-    return [b for b in boxes if all(overlap(b, t) < _SAME_FACE for t in tracked)]
+    return [b for b in boxes if all(overlap(b, t) < SAME_FACE for t in tracked)]
 
 
 def doubles(boxes: Sequence[np.ndarray], trust: Sequence[tuple]) -> set[int]:
@@ -240,45 +224,34 @@ def doubles(boxes: Sequence[np.ndarray], trust: Sequence[tuple]) -> set[int]:
     order = sorted(range(len(boxes)), key=lambda i: trust[i], reverse=True)
     stay: list[int] = []
     for i in order:  # the most trusted first; `sorted` keeps equals in their order
-        if all(overlap(boxes[i], boxes[k]) < _SAME_FACE for k in stay):
+        if all(overlap(boxes[i], boxes[k]) < SAME_FACE for k in stay):
             stay.append(i)
     return set(range(len(boxes))) - set(stay)
 
 
-def box_of(state: TrackerState) -> Float[np.ndarray, " 4"]:
-    """The box around a face.
-
-    Args:
-        state: The face.
-
-    Returns:
-        `(x, y, width, height)`, pixels; NaN where there is no face.
-
-    Example:
-        >>> np.isnan(box_of(start_tracking(model, TrackOptions()))).all().item()
-        True
-    """
-    landmarks = np.asarray(state.landmarks, np.float64)
-    low = landmarks.min(axis=0)
-    return np.concatenate([low, landmarks.max(axis=0) - low])
+def _near(work: FrameWork, place: np.ndarray) -> list[np.ndarray]:
+    """The box that lies on a face, found by looking near it."""
+    boxes = work.detect_near(place)
+    chosen, _ = box_on(place, boxes)
+    return [] if chosen is None else [boxes[chosen]]
 
 
 def _taken_box(
     track: Track, free: list[np.ndarray], others: list[Track]
 ) -> tuple[np.ndarray | None, list[np.ndarray]]:
     """The box on which a face is most likely, and the boxes that are left."""
-    good = [box_of(t.state) for t in others if t.result.success and t is not track]
-    place = box_of(track.state)
-    near = [
-        (overlap(place, box), i)
-        for i, box in enumerate(free)
-        if all(overlap(box, one) < _SAME_FACE for one in good)
+    good = [
+        box_of(t.state.landmarks) for t in others if t.result.success and t is not track
     ]
-    share, best = max(near, default=(0.0, 0))
+    place = box_of(track.state.landmarks)
+    others_have = [any(overlap(box, one) >= SAME_FACE for one in good) for box in free]
+    near = [i for i, taken in enumerate(others_have) if not taken]
+    chosen, share = box_on(place, [free[i] for i in near])
     # A face that was lost has moved; one that is followed is not to jump to another.
-    least = _SAME_FACE if track.result.success else 0.0
-    if share <= 0 or share < least:
+    least = SAME_FACE if track.result.success else 0.0
+    if chosen is None or share < least:
         return None, free
+    best = near[chosen]
     return free[best], free[:best] + free[best + 1 :]
 
 

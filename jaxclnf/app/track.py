@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from jaxclnf.app.overlay import OVERLAY_SUFFIX, DrawnFace, OverlayWriter, draw_t
 from jaxclnf.app.streams import COMPILES, said_if_slow, say, say_error
 from jaxclnf.app.tables import remove_partial, write_openface_rows
 from jaxclnf.app.video import Frame, Video, frames_of, open_video
+from jaxclnf.detect.near import NEAR_SIDE, detect_near
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import OPENFACE_TRACKING_WINDOW_SIZES
 from jaxclnf.fitting.result import FitResult
@@ -276,7 +277,8 @@ class _Work:
                 self.model,
                 frame.grey,
                 self.options,
-                lambda frame=frame: self.detector(frame.bgr, frame.grey),
+                partial(self.detector, frame.bgr, frame.grey),
+                self._near(frame),
             )
             with nullcontext() if before in known else said_if_slow(COMPILES):
                 faces = track_faces(faces, work, self.options, many)
@@ -292,12 +294,24 @@ class _Work:
             kind = bool(state.initialised), bool(state.success)
             with nullcontext() if kind in known else said_if_slow(COMPILES):
                 state, result = track_frame(
-                    self.model, frame.grey, state, self.options, detect
+                    self.model,
+                    frame.grey,
+                    state,
+                    self.options,
+                    detect,
+                    detect_near=self._near(frame),
                 )
                 is_there = bool(np.isfinite(result.params.scale))
             if is_there:
                 known.add(kind)
             yield frame, [(0, result)] if is_there else []
+
+    def _near(self, frame: Frame) -> Callable[[np.ndarray], np.ndarray]:
+        """Looks for the faces near a box in a frame."""
+        side = max(NEAR_SIDE, 2.0 * (self.setup.min_face or 0))
+        return lambda place: detect_near(
+            self.detector, place, frame.bgr, frame.grey, side=side
+        )
 
     def _rows(self, frame: Frame, seen: _Seen) -> Iterator[OpenFaceRow]:
         """One row per face, and one where there is none."""

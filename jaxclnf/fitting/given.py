@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxclnf.fitting.model import CLNFModel, without_words
+from jaxclnf.fitting.result import FitResult
+from jaxclnf.fitting.same_face import SAME_FACE, box_of, box_on
 from jaxclnf.fitting.track_options import TrackOptions
 from jaxclnf.fitting.track_state import TrackerState
 from jaxclnf.shape.pdm import PDM, PDMParams
@@ -70,28 +72,37 @@ def check_not_traced(what: str, instead: str) -> None:
         )
 
 
-def first_box(found: Any) -> Any:
+def box_to_track(found: Any, followed: FitResult) -> Any:
     """The box of the face to track among those that a detector found.
 
     Args:
         found: None, one box, or one per row, the one to track first.
+        followed: The face, followed into this frame.
 
     Returns:
-        `(4,)`, or None.
+        `(4,)`, or None. If the face was followed well it is the box that covers it
+        most, by half or more: a track is not to jump to another face. Else the first.
 
     Raises:
         ValueError: They are not numbers, or not of such a shape.
 
     Example:
-        >>> first_box(np.zeros((0, 4))), first_box([(1, 2, 3, 4)]).tolist()
-        (None, [1.0, 2.0, 3.0, 4.0])
+        >>> lost = follow_face(
+        ...     model, image, start_tracking(model, TrackOptions()), TrackOptions()
+        ... )
+        >>> box_to_track(np.zeros((0, 4)), lost), box_to_track([(1, 2, 3, 4)], lost)
+        (None, array([1., 2., 3., 4.]))
     """
     if found is None:
         return None
     rows = as_boxes(found, single=True)
-    if rows.ndim == 1:
-        return rows
-    return rows[0] if len(rows) else None
+    rows = rows[None] if rows.ndim == 1 else rows
+    if not len(rows):
+        return None
+    if not followed.success:
+        return rows[0]
+    on_it, share = box_on(box_of(followed.landmarks), np.asarray(rows))
+    return None if on_it is None or share < SAME_FACE else rows[on_it]
 
 
 def as_boxes(boxes: Any, *, single: bool) -> Any:

@@ -22,14 +22,15 @@ from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.given import (
     as_box,
     as_model,
+    box_to_track,
     check_not_traced,
     check_tracking,
-    first_box,
 )
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.parts import unfitted_part
 from jaxclnf.fitting.result import FitResult
+from jaxclnf.fitting.same_face import box_of
 from jaxclnf.fitting.template import cut_template, template_shift
 from jaxclnf.fitting.track_options import TrackOptions
 from jaxclnf.fitting.track_state import (
@@ -155,6 +156,8 @@ def track_frame(
     state: TrackerState,
     options: TrackOptions,
     detect: Callable[[], np.ndarray | None],
+    *,
+    detect_near: Callable[[np.ndarray], np.ndarray | None] | None = None,
 ) -> tuple[TrackerState, FitResult]:
     """Follows a face into the next frame; the detector is asked only when needed.
 
@@ -165,7 +168,9 @@ def track_frame(
         options: The options.
         detect: Looks at this frame for a face: `(x, y, width, height)` tight around
             the landmarks, or None. Of several in rows, as from `detect_faces`, the
-            first is taken.
+            first is taken; of a face that is followed well the one that covers it.
+        detect_near: Looks for the face near a box, such as `jaxclnf.detect_near`:
+            asked instead of `detect` for a face that is followed well.
 
     Returns:
         The new state, and the frame's result, `Status.BAD_START` and NaN where there is
@@ -191,16 +196,25 @@ def track_frame(
         >>> bool(result.success), int(state.failures_in_a_row)
         (True, -1)
     """
-    if not callable(detect):
+    if not callable(detect) or not (detect_near is None or callable(detect_near)):
+        name, given = "detect_near", detect_near
+        if not callable(detect):
+            name, given = "detect", detect
         raise TypeError(
-            f"detect is a {type(detect).__name__}; expected a function that gives a box"
+            f"{name} is a {type(given).__name__}; expected a function that gives a box"
         )
     check_not_traced("track_frame", "track_step")
+
+    def look(followed: FitResult) -> np.ndarray | None:
+        if detect_near is None or not followed.success:
+            return box_to_track(detect(), followed)
+        return box_to_track(detect_near(box_of(followed.landmarks)), followed)
+
     state, result = advance(
         state,
         options,
         follow=lambda state: followed_face(model, image, state, options),
-        detect=lambda: first_box(detect()),
+        detect=look,
         restart=lambda box: restart_face(model, image, box, options),
     )
     return with_template(image, state, result, options), result

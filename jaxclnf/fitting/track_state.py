@@ -20,10 +20,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.result import FitResult
+from jaxclnf.fitting.same_face import SAME_FACE, overlap
 from jaxclnf.fitting.template import Template, no_template
 from jaxclnf.fitting.track_options import TrackOptions
 from jaxclnf.pytree import pytree_dataclass
-from jaxclnf.shape.pdm import PDMParams
+from jaxclnf.shape.pdm import PDMParams, bounding_box
 
 _UNTRACKED_PAUSE = 6
 """An untracked face is looked for in every frame whose number of failures is a multiple
@@ -170,7 +171,7 @@ def finish_frame(
     | no face    | found none   | -                    | one failure more |
     | no face    | found one    | any                  | followed from now on |
     | a face     | was not asked, or found none | -    | lost if failures are more than `max_failures` |
-    | a face     | found one    | success              | taken instead; if the face was followed well, only if it is likelier |
+    | a face     | found one    | success              | taken instead; if the face was followed well, only if it is likelier and on the same face |
     | a face     | found one    | failure              | dropped; the frame failed, unless the face was followed well |
 
     Args:
@@ -205,8 +206,7 @@ def finish_frame(
         # From a box that is unusable there is nothing to go on.
         usable = jnp.isfinite(restarted.params.scale) & jnp.asarray(found)
     followed_well = state.initialised & state.success
-    likelier = restarted.log_likelihood > followed.log_likelihood
-    wanted = restarted.success & (likelier | ~followed_well)
+    wanted = restarted.success & (_is_better(restarted, followed) | ~followed_well)
     taken = usable & (wanted | ~state.initialised)
     dropped = usable & ~taken & ~followed_well
     trusted = restarted.success
@@ -280,7 +280,7 @@ def advance(
     options: TrackOptions,
     *,
     follow: Callable[[TrackerState], Followed],
-    detect: Callable[[], np.ndarray | None],
+    detect: Callable[[FitResult], np.ndarray | None],
     restart: Callable[[np.ndarray], FitResult],
 ) -> tuple[TrackerState, FitResult]:
     """One frame, with fits and a detector of your own.
@@ -289,7 +289,8 @@ def advance(
         state: The state after the last frame.
         options: The options.
         follow: Fits from a state, see `without_detector`.
-        detect: Looks for one face: its box, or None. Called only when needed.
+        detect: Looks for the face that was followed like this: its box, or None. Called
+            only when needed.
         restart: Fits from a box.
 
     Returns:
@@ -303,14 +304,14 @@ def advance(
         ...     state,
         ...     options,
         ...     follow=lambda state: without_detector(state, nothing, options),
-        ...     detect=lambda: None,
+        ...     detect=lambda followed: None,
         ...     restart=lambda box: nothing,
         ... )
         >>> int(state.failures_in_a_row), bool(result.success)
         (0, False)
     """
     followed = follow(state)
-    box = detect() if followed.asks else None
+    box = detect(followed.result) if followed.asks else None
     restarted = None if box is None else restart(box)
     return finish_followed(state, followed, restarted, options)
 
@@ -365,6 +366,13 @@ def chosen(condition: Bool[Array, ""], first: Any, second: Any) -> Any:
         2.0
     """
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), first, second)
+
+
+def _is_better(restarted: FitResult, followed: FitResult) -> Bool[Array, ""]:
+    """Whether a new fit of a face that is followed well is to be taken instead."""
+    new, old = (bounding_box(fit.landmarks) for fit in (restarted, followed))
+    same_face = overlap(new, old) >= SAME_FACE  # or a track would jump to another
+    return same_face & (restarted.log_likelihood > followed.log_likelihood)
 
 
 def _with_fit(state: TrackerState, result: FitResult) -> TrackerState:
