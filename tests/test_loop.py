@@ -160,10 +160,11 @@ def test_newton_takes_the_same_steps_in_every_program():
 
 @pytest.mark.optimised
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_fit_with_trace_is_fit(dtype):
-    names = synthetic.example(dtype)
-    options = FitOptions(solver="em", window_sizes=(0, 7), max_steps=MAX_STEPS)
+def test_fit_with_trace_is_fit():
+    names = synthetic.example(np.float32)
+    options = FitOptions(
+        solver="em", window_sizes=(0, 7), max_steps=MAX_STEPS, starts=1
+    )
     args = names["model"].prepared((0, 7)), names["image"], names["box"]
     plain = fit(*args, options=options)
     result, trace = fit_with_trace(*args, options=options)
@@ -184,8 +185,8 @@ def test_fit_with_trace_is_fit(dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", ["em", "newton"])
-def test_the_trace_is_differentiable_in_reverse(rigid, solver):
+@pytest.mark.parametrize(("solver", "rigid"), [("em", True), ("newton", False)])
+def test_the_trace_is_differentiable_in_reverse(solver, rigid):
     names = synthetic.example()
     options = NURLMSOptions(solver=solver, max_steps=4)
 
@@ -205,7 +206,7 @@ def test_the_trace_is_differentiable_in_reverse(rigid, solver):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", list(STEPS))
+@pytest.mark.parametrize("solver", ["newton", "openface"])
 def test_a_face_that_failed_leaves_the_others_their_derivatives(solver):
     """An option that all faces of a batch share, in reverse."""
     names = synthetic.example()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from faults import CONTROLS, MUTANTS, SOUND, STEPS, Case, Fault, injected
-from mutants import is_caught, run, run_all
+from mutants import Runs, is_caught, run, run_all
 
 from jaxclnf.diagnosis.findings import Kind
 from jaxclnf.experts.responses import response_maps
@@ -94,15 +94,19 @@ def test_the_sound_solver_has_no_problem(case):
         assert runs[0].falls == 0
 
 
+@pytest.fixture(scope="module")
+def guarded(case: Case) -> Runs:
+    return {"": [run(SOUND, case, "guarded", False, MAX_STEPS)]}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", MUTANTS + CONTROLS, ids=lambda x: x.name)
-def test_the_guarded_step_too(case, fault):
-    sound = {"": [run(SOUND, case, "guarded", False, MAX_STEPS)]}
+def test_the_guarded_step_too(case, guarded, fault):
     runs = {"": [run(fault, case, "guarded", False, MAX_STEPS)]}
     if fault.is_control:
         assert runs[""][0].diagnosis.converges, str(runs[""][0].diagnosis)
     else:
-        assert is_caught(fault, runs, sound), str(runs[""][0].diagnosis)
+        assert is_caught(fault, runs, guarded), str(runs[""][0].diagnosis)
 
 
 def test_the_library_is_as_it_was_afterwards(case):

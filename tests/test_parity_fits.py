@@ -1,7 +1,8 @@
 """Whole fits in the openface dialect against the C++ program's, every configuration.
 
-"The same" is what a second build of the C++ program finds. Every face of the samples,
-and every eighth of the annotated photographs; `benchmarks/parity.py` has them all.
+"The same" is what a second build of the C++ program finds. Every face of the samples
+and, for two configurations, every eighth of the annotated photographs;
+`benchmarks/parity.py` has them all.
 
 Rounding turns which sample position, of a tenth of a pixel, a landmark uses: it decides
 about some faces of each 48. Three ways to add the same squares, each within 4e-7 of
@@ -53,7 +54,8 @@ def test_configuration(configuration: str):
     """All in one process: they share programs that take long to compile."""
     for mode in MODES:
         _check_samples(configuration, mode)
-        _check_annotated_photographs(configuration, mode)
+        if configuration in ("clnf_general", "clnf_wild"):
+            _check_annotated_photographs(configuration, mode)
 
 
 def _check_samples(configuration: str, mode: str) -> None:

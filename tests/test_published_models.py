@@ -1,9 +1,7 @@
 """The published models on every annotated photograph of the reference data."""
 
-from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from reference_fits import on_canvas
@@ -88,29 +86,6 @@ def test_objective_never_falls(shared, openface_dir):
             value = np.asarray(trace.states.objective)
             gain = np.diff(value, axis=-1)[np.asarray(trace.valid)[..., 1:]]
             assert gain.min() >= -1e-12 * np.abs(value).max(), face.name
-
-
-@pytest.mark.optimised
-def test_trace_ends_in_the_plain_result(shared, model):
-    """Bit for bit with `em`, in float32, on a real face; its certificate nearly.
-
-    What is worked out once behind the steps each program adds up in its own order.
-    """
-    face = _faces(shared, "lfpw_test")[0]
-    grey, box = _grey(face), face.box.astype(np.float32)
-    options = FitOptions(solver="em", window_sizes=(0, 9), use_parts=False, starts=1)
-    plain = fit(model, grey, box, options=options)
-    traced, trace = fit_with_trace(model, grey, box, options=options)
-    certificate = {"smallest_curvature", "newton_distance"}
-    for name, value in vars(plain).items():
-        tol = 1e-6 if name in certificate else 0.0
-        jax.tree.map(
-            partial(np.testing.assert_allclose, rtol=tol, atol=tol, err_msg=name),
-            value,
-            getattr(traced, name),
-        )
-    last = np.asarray(trace.states.evidence.shape)[1, -1, -1]
-    assert np.array_equal(last, plain.landmarks)
 
 
 def test_parts_converge_too(shared, model):

@@ -29,8 +29,7 @@ def _options(solver: SolverName) -> FitOptions:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", ["newton", "openface"])
-@pytest.mark.parametrize("num_phases", [1, 2])
+@pytest.mark.parametrize(("solver", "num_phases"), [("newton", 1), ("openface", 2)])
 def test_a_loop_is_scale_by_scale(example: dict, solver: SolverName, num_phases: int):
     """After two phases the last scale is run alone, after one the loop goes on."""
     model, params = example["model"], example["params"]

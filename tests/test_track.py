@@ -345,7 +345,7 @@ def test_the_compiled_step_does_the_same() -> None:
         jax.tree.map(
             lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), one, other
         )
-    bad = jnp.full(4, jnp.nan)
+    bad = jnp.full_like(box, jnp.nan)
     state, result = track_step(
         model, face["image"], start_tracking(model, OPTIONS), OPTIONS, bad
     )
