@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxclnf.app.datasets import read_pts
+from jaxclnf.app.datasets import faces_with_pts, read_pts
 from jaxclnf.app.errors import TableError
 
 
@@ -31,3 +31,20 @@ def test_what_is_no_landmark_file(text: str, problem: str, tmp_path: Path):
     file.write_text(text)
     with pytest.raises(TableError, match="a.pts: " + problem):
         read_pts(file)
+
+
+def test_photographs_and_points_belong_together_by_name(tmp_path: Path) -> None:
+    """Whatever the case of the suffix; what a system hides is not looked at."""
+    text = "version: 1\nn_points: 2\n{\n1 1\n2 2\n}\n"
+    for name in ("b.PTS", "a.pts", "._a.pts"):
+        (tmp_path / name).write_text(text)
+    for name in ("b.JPG", "a.png", "a.jpg", "c.jpg"):
+        (tmp_path / name).touch()
+    found = faces_with_pts(tmp_path)
+    assert [(face.name, face.image.name) for face in found] == [
+        ("a", "a.jpg"),
+        ("b", "b.JPG"),
+    ]
+    (tmp_path / "b.JPG").unlink()
+    with pytest.raises(TableError, match="b.PTS: found no photograph of that name"):
+        faces_with_pts(tmp_path)

@@ -101,7 +101,7 @@ def interocular_error(
 
 
 def faces_with_pts(folder: str | os.PathLike[str]) -> list[AnnotatedFace]:
-    """All photographs of a folder that have a `.pts` file beside them.
+    """All photographs of a folder that have a `.pts` (or `.PTS`) file beside them.
 
     Args:
         folder: The folder.
@@ -118,14 +118,21 @@ def faces_with_pts(folder: str | os.PathLike[str]) -> list[AnnotatedFace]:
         ...     faces_with_pts(folder)
         []
     """
+    files = sorted(path for path in Path(folder).glob("[!.]*") if path.is_file())
+    images: dict[str, Path] = {}
+    for kind in IMAGE_SUFFIXES:
+        for path in files:
+            if path.suffix.lower() == kind:
+                images.setdefault(path.stem, path)
     faces = []
-    for pts in sorted(Path(folder).glob("*.pts")):
-        images = [pts.with_suffix(s) for s in IMAGE_SUFFIXES]
-        found = [image for image in images if image.is_file()]
-        if not found:
+    for pts in files:
+        if pts.suffix.lower() != ".pts":
+            continue
+        if pts.stem not in images:
             raise TableError(f"{pts}: found no photograph of that name beside it")
         points = read_pts(pts)
-        faces.append(AnnotatedFace(pts.stem, found[0], tight_box(points), points))
+        image = images[pts.stem]
+        faces.append(AnnotatedFace(pts.stem, image, tight_box(points), points))
     return faces
 
 
