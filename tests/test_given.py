@@ -23,7 +23,7 @@ from jaxclnf.fitting.given import (
     as_box,
     as_boxes,
     as_model,
-    box_to_track,
+    boxes_to_track,
     check_params,
     check_tracking,
 )
@@ -206,21 +206,40 @@ def test_what_a_detector_may_find(example: dict):
     state = start_tracking(example["model"], options)
     lost = follow_face(example["model"], example["image"], state, options)
     box = np.array([0.0, 1.0, 40.0, 30.0])
-    well = dataclasses.replace(
-        lost, success=jnp.asarray(True), landmarks=jnp.asarray([box[:2], box[2:]] * 6)
-    )
+    points = jnp.asarray([box[:2], box[2:]] * 6)
+    well = dataclasses.replace(lost, success=jnp.asarray(True), landmarks=points)
+
+    def tried(found, followed, state=state, options=options) -> list:
+        boxes = boxes_to_track(found, followed, state, options)
+        return [np.asarray(box).tolist() for box in boxes]
+
     for nothing in (None, np.zeros((0, 4)), []):
-        assert box_to_track(nothing, lost) is box_to_track(nothing, well) is None
-    far = box + [50, 0, 20, 20]
-    for one in (box, [*box], box[None], np.stack([box, box + 1])):
-        assert box_to_track(one, lost).tolist() == box.tolist()
-        assert box_to_track(one, well).tolist() == box.tolist()
+        assert tried(nothing, lost) == tried(nothing, well) == []
+    for one in (box, [*box], box[None]):
+        assert tried(one, lost) == tried(one, well) == [box.tolist()]
     # The first is the largest; a face that is followed well stays the same face.
-    assert box_to_track([far, box], lost).tolist() == far.tolist()
-    assert box_to_track([far, box], well).tolist() == box.tolist()
-    assert box_to_track(far, well) is None
+    far = box + [50, 0, 20, 20]
+    assert tried([far, box], lost) == [far.tolist(), box.tolist()]
+    assert tried([far, box], well) == [box.tolist()]
+    assert tried(far, well) == []
+    assert len(tried([far] * 9, lost)) == 3
+    # One that was lost is looked for where it was, first or, of several, for a while.
+    known = dataclasses.replace(
+        state, initialised=jnp.asarray(True), landmarks=points + 30.0
+    )
+    assert tried([far, box], lost, known) == [far.tolist(), box.tolist()]
+    known = dataclasses.replace(known, landmarks=points)
+    assert tried([far, box], lost, known) == [box.tolist(), far.tolist()]
+    beside = dataclasses.replace(known, not_alone=jnp.asarray(True))
+    assert tried([far, box], lost, beside) == [box.tolist()]
+    assert tried(far, lost, beside) == []
+    late = dataclasses.replace(beside, failures_in_a_row=jnp.asarray(3, jnp.int32))
+    assert tried(far, lost, late) == [far.tolist()]
+    # OpenFace takes the largest.
+    as_there = TrackOptions.openface()
+    assert tried([far, box], lost, known, as_there) == [far.tolist()]
     with pytest.raises(ValueError, match=r"boxes have shape \(3,\)"):
-        box_to_track(box[:3], lost)
+        tried(box[:3], lost)
 
 
 def test_a_track_of_another_kind(example: dict):

@@ -112,11 +112,11 @@ class Script:
                 result = simulated(self.frame, follow == "+")
             return without_detector(state, result, self.options)
 
-        def detect(followed: FitResult) -> np.ndarray | None:
+        def detect(followed: FitResult) -> list[np.ndarray]:
             nonlocal called
             called += "d"
             assert bool(followed.success) == (called == "fd" and follow == "+")
-            return None if detector == "0" else np.ones(4)
+            return [] if detector == "0" else [np.ones(4)]
 
         def restart(box: np.ndarray) -> FitResult:
             nonlocal called
@@ -176,6 +176,28 @@ def test_a_likelier_fit_of_another_face_is_not_taken() -> None:
         _, result = finish_followed(state, followed, other, options)
         assert bool(result.success)
         assert float(result.params.scale) == (3.0 if taken else 2.0)
+
+
+def test_boxes_are_tried_in_turn_until_a_fit_is_good() -> None:
+    state = start_tracking(make_example()["model"], OPTIONS)
+    nothing = without_detector(state, nobody(), OPTIONS)
+    for good, tried, kept in ((2, [1, 2], 2.0), (9, [1, 2, 3], 1.0)):
+        seen: list[float] = []
+
+        def restart(box: np.ndarray, good: int = good, seen=seen) -> FitResult:
+            seen.append(float(box[0]))
+            return simulated(float(box[0]), box[0] == good)
+
+        after, result = advance(
+            state,
+            OPTIONS,
+            follow=lambda _: nothing,
+            detect=lambda _: [np.full(4, x) for x in (1.0, 2.0, 3.0)],
+            restart=restart,
+        )
+        assert seen == tried and after.initialised
+        assert float(result.params.scale) == kept  # without a good one the first
+        assert bool(result.success) == (good == 2)
 
 
 def test_fits_that_end_at_other_windows_are_not_compared() -> None:
@@ -505,6 +527,17 @@ def test_without_a_template_nothing_is_shifted() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("grey", [0.0, 128.0])
+def test_a_flat_frame_moves_no_face(grey: float) -> None:
+    face = make_example()
+    landmarks, scale = face["landmarks"], jnp.asarray(0.5)
+    cut = jax.jit(cut_template)(jnp.asarray(face["image"]), landmarks, scale)
+    flat = jnp.full_like(jnp.asarray(face["image"]), grey)
+    shift = jax.jit(template_shift)(flat, cut, landmarks, scale)
+    np.testing.assert_array_equal(shift, 0)
+
+
+@pytest.mark.slow
 def test_a_template_follows_a_jump_that_windows_do_not() -> None:
     face = make_example()
     errors = []
@@ -522,6 +555,11 @@ def test_a_template_follows_a_jump_that_windows_do_not() -> None:
 
 
 # Several faces.
+
+
+def simulated_at(state: TrackerState, *, success: bool) -> FitResult:
+    """A fit where a face was."""
+    return dataclasses.replace(simulated(1.0, success), landmarks=state.landmarks)
 
 
 @dataclasses.dataclass
@@ -665,6 +703,36 @@ def test_a_face_that_is_followed_does_not_jump_to_a_new_one() -> None:
     scene.boxes = [box(0), box(25)]
     faces = track_faces(faces, work, options, MANY)
     assert float(box_of(faces.tracks[0].state.landmarks)[0]) == 0
+
+
+def test_two_that_are_lost_keep_their_faces() -> None:
+    """The one box is on the second's last place, and touches the first's."""
+    scene = Scene([box(0), box(45)])
+    faces = track_faces(ManyFaces(), scene.work(), OPTIONS, MANY)
+    scene.boxes = []
+    faces = track_faces(faces, scene.work(), OPTIONS, MANY)
+    scene.boxes = [box(30)]
+    work = scene.work()._replace(
+        follow=lambda state: without_detector(
+            state, simulated_at(state, success=False), OPTIONS
+        )
+    )
+    faces = track_faces(faces, work, OPTIONS, MANY)
+    assert [(t.face_id, bool(t.result.success)) for t in faces.tracks] == [
+        (0, False),
+        (1, True),
+    ]
+
+
+def test_a_corner_of_a_lost_face_is_not_that_face() -> None:
+    scene = Scene([box(0)])
+    faces = track_faces(ManyFaces(), scene.work(), OPTIONS, MANY)
+    scene.boxes = [box(38)]
+    faces = track_faces(faces, scene.work(), OPTIONS, MANY)
+    assert [(t.face_id, bool(t.result.success)) for t in faces.tracks] == [
+        (0, False),
+        (1, True),
+    ]
 
 
 def test_there_is_no_limit_on_the_number_of_faces() -> None:

@@ -23,6 +23,9 @@ from jaxclnf.fitting.track_state import (
     start_tracking,
 )
 
+_TOUCHES = 0.1
+"""Share of the smaller of two boxes from which on a face that was lost may be there."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Track:
@@ -149,26 +152,25 @@ def track_faces(
     ]
     wait, next_id = faces.frames_to_detection, faces.next_id
     new: list[Track] = []
-    boxes = np.empty((0, 4))
+    boxes: list[np.ndarray] = []
     lost = [not one.result.success for one in followed]
     asks = [bool(one.asks) or gone for one, gone in zip(followed, lost, strict=True)]
     if wait <= 0 or any(lost):
-        boxes, wait = work.detect(), options.detect_every
+        boxes, wait = list(work.detect()), options.detect_every
     else:
         places = [box_of(t.state.landmarks) for t in before]
         near = zip(asks, places, strict=True)
         boxes = [box for asked, at in near if asked for box in _near(work, at)]
-    kept, free = [], list(boxes)
-    for old, one, track, asked in zip(
-        faces.tracks, followed, before, asks, strict=True
+    taken = _taken(before, asks, boxes)
+    kept = []
+    for i, (old, one, track) in enumerate(
+        zip(faces.tracks, followed, before, strict=True)
     ):
-        box = None
-        if asked:
-            box, free = _taken_box(track, free, before)
-        restarted = None if box is None else work.restart(box)
+        restarted = work.restart(boxes[taken[i]]) if i in taken else None
         state, result = finish_followed(old.state, one, restarted, track_options)
         if int(state.failures_in_a_row) < options.max_failures and state.initialised:
             kept.append(Track(track.face_id, work.remember(state, result), result))
+    free = [box for k, box in enumerate(boxes) if k not in taken.values()]
     for box in new_boxes(free, [box_of(t.state.landmarks) for t in kept]):
         fitted = work.restart(box)
         if fitted.success:
@@ -236,23 +238,30 @@ def _near(work: FrameWork, place: np.ndarray) -> list[np.ndarray]:
     return [] if chosen is None else [boxes[chosen]]
 
 
-def _taken_box(
-    track: Track, free: list[np.ndarray], others: list[Track]
-) -> tuple[np.ndarray | None, list[np.ndarray]]:
-    """The box on which a face is most likely, and the boxes that are left."""
-    good = [
-        box_of(t.state.landmarks) for t in others if t.result.success and t is not track
-    ]
-    place = box_of(track.state.landmarks)
-    others_have = [any(overlap(box, one) >= SAME_FACE for one in good) for box in free]
-    near = [i for i, taken in enumerate(others_have) if not taken]
-    chosen, share = box_on(place, [free[i] for i in near])
-    # A face that was lost has moved; one that is followed is not to jump to another.
-    least = SAME_FACE if track.result.success else 0.0
-    if chosen is None or share < least:
-        return None, free
-    best = near[chosen]
-    return free[best], free[:best] + free[best + 1 :]
+def _taken(
+    tracks: Sequence[Track], asks: Sequence[bool], boxes: Sequence[np.ndarray]
+) -> dict[int, int]:
+    """Which box each face is on, of those that ask for one, by their places."""
+    places = [box_of(t.state.landmarks) for t in tracks]
+    pairs = []
+    for i, track in enumerate(tracks):
+        # One that was lost has moved; one that is followed is not to jump to another.
+        least = SAME_FACE if track.result.success else _TOUCHES
+        good = [
+            place
+            for other, place in zip(tracks, places, strict=True)
+            if other.result.success and other is not track
+        ]
+        for k, box in enumerate(boxes):
+            share = float(overlap(places[i], box))
+            is_free = all(overlap(box, place) < SAME_FACE for place in good)
+            if asks[i] and is_free and share >= least:
+                pairs.append((-share, i, k))
+    taken: dict[int, int] = {}
+    for _, i, k in sorted(pairs):  # those that lie on each other most come first
+        if i not in taken and k not in taken.values():
+            taken[i] = k
+    return taken
 
 
 def _trust(track: Track) -> tuple[bool, float]:

@@ -75,7 +75,8 @@ class TrackCommand(FaceSetup):
     ] = None
     """Frames after which a face that is followed well is
     compared with a new fit from the detector's box, the
-    likelier of which is kept; 0: never."""
+    likelier of which is kept; 0: never, nor where the
+    last of --window-sizes is not that of followed fits."""
     template: bool = False
     """Begin each frame where the last one's grey values are
     found again, for faces that move fast."""
@@ -144,6 +145,7 @@ class TrackCommand(FaceSetup):
         self._check_own()
         model = self.load()
         options = self.track_options(model)
+        self._check_rechecks(options)
         model = self.prepared(model, *options.window_sizes)
         work = _Work(self, model, options, self.face_detector(model))
         out = make_folder(self.out)
@@ -165,6 +167,14 @@ class TrackCommand(FaceSetup):
                 all_done = False
                 say_error(error)
         return 0 if all_done else 1
+
+    def _check_rechecks(self, options: TrackOptions) -> None:
+        if self.recheck_every and not options.rechecks:
+            first, follow = options.window_sizes
+            raise ArgumentError(
+                f"--recheck-every {self.recheck_every}: has no use where first fits end"
+                f" with windows of {first[-1]} and followed ones of {follow[-1]}"
+            )
 
     def _check_own(self) -> None:
         if not self.videos:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxclnf.fitting.model import CLNFModel, without_words
 from jaxclnf.fitting.result import FitResult
-from jaxclnf.fitting.same_face import SAME_FACE, box_of, box_on
+from jaxclnf.fitting.same_face import SAME_FACE, box_of, box_on, overlap
 from jaxclnf.fitting.track_options import TrackOptions
 from jaxclnf.fitting.track_state import TrackerState
 from jaxclnf.shape.pdm import PDM, PDMParams
@@ -17,6 +17,12 @@ from jaxclnf.tracing import is_traced
 
 _ROTATION_ERROR = 1e-2
 """How far a matrix times its transpose may be from the identity in a rotation."""
+
+_WAITS_FOR_ITS_FACE = 4
+"""Failures in a row from which on a track may go on with any face."""
+
+_MOST_TRIED = 3
+"""Boxes that are tried in one frame."""
 
 
 def as_model(model: CLNFModel) -> CLNFModel:
@@ -72,37 +78,50 @@ def check_not_traced(what: str, instead: str) -> None:
         )
 
 
-def box_to_track(found: Any, followed: FitResult) -> Any:
-    """The box of the face to track among those that a detector found.
+def boxes_to_track(
+    found: Any, followed: FitResult, state: TrackerState, options: TrackOptions
+) -> list[Any]:
+    """The boxes where a face may be that is tracked, of those that a detector found.
 
     Args:
         found: None, one box, or one per row, the one to track first.
         followed: The face, followed into this frame.
+        state: The state after the last frame.
+        options: The options.
 
     Returns:
-        `(4,)`, or None. If the face was followed well it is the box that covers it
-        most, by half or more: a track is not to jump to another face. Else the first.
+        Boxes `(4,)` to try in turn: of a face that was followed well the one that
+        covers it most, by half or more, as a track is not to jump to another face. Of
+        one that is lost those that touch its last place first; for a few frames only
+        those, if others were seen when it was begun. With `options.trust_first`,
+        OpenFace's way, the first of all.
 
     Raises:
         ValueError: They are not numbers, or not of such a shape.
 
     Example:
-        >>> lost = follow_face(
-        ...     model, image, start_tracking(model, TrackOptions()), TrackOptions()
-        ... )
-        >>> box_to_track(np.zeros((0, 4)), lost), box_to_track([(1, 2, 3, 4)], lost)
-        (None, array([1., 2., 3., 4.]))
+        >>> options = TrackOptions()
+        >>> state = start_tracking(model, options)
+        >>> lost = follow_face(model, image, state, options)
+        >>> boxes_to_track([(1, 2, 3, 4)], lost, state, options)
+        [array([1., 2., 3., 4.])]
     """
     if found is None:
-        return None
+        return []
     rows = as_boxes(found, single=True)
-    rows = rows[None] if rows.ndim == 1 else rows
-    if not len(rows):
-        return None
-    if not followed.success:
-        return rows[0]
-    on_it, share = box_on(box_of(followed.landmarks), np.asarray(rows))
-    return None if on_it is None or share < SAME_FACE else rows[on_it]
+    rows = list(rows[None] if rows.ndim == 1 else rows)
+    if followed.success:
+        on_it, share = box_on(box_of(followed.landmarks), rows)
+        return [] if on_it is None or share < SAME_FACE else [rows[on_it]]
+    if options.trust_first:
+        return rows[:1]
+    place = box_of(state.landmarks)
+    shares = [float(overlap(place, np.asarray(box))) for box in rows]
+    order = sorted(range(len(rows)), key=lambda i: -shares[i])  # keeps equals in order
+    waits = int(state.failures_in_a_row) + 1 < _WAITS_FOR_ITS_FACE
+    if state.initialised and state.not_alone and waits:
+        order = [i for i in order if shares[i] > 0]
+    return [rows[i] for i in order[:_MOST_TRIED]]
 
 
 def as_boxes(boxes: Any, *, single: bool) -> Any:
@@ -243,7 +262,7 @@ def check_tracking(model: CLNFModel, state: Any, options: Any) -> None:
     Raises:
         TypeError: They are none.
         ValueError: The state is of several faces, of another model, or without room for
-            the template that the options ask for.
+            the template that the options ask for; or a number of frames means nothing.
 
     Example:
         >>> state = start_tracking(model, TrackOptions())
@@ -262,6 +281,11 @@ def check_tracking(model: CLNFModel, state: Any, options: Any) -> None:
             " jax.vmap of track_step"
         )
     check_shapes(model.pdm, state.params, "state.params")
+    for name, least in (("reinit_every", 1), ("recheck_every", 0)):
+        if getattr(options, name) < least:
+            raise ValueError(
+                f"{name} is {getattr(options, name)}; expected {least} or more frames"
+            )
     if options.use_template and 0 in np.shape(state.template.pixels):
         raise ValueError(
             "state has no room for a template; expected one that start_tracking made"

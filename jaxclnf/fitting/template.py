@@ -95,7 +95,8 @@ def template_shift(
         scale: Its size there, pixels per millimetre.
 
     Returns:
-        Shift in x and y, image pixels; 0 where there is no picture or no region.
+        Shift in x and y, image pixels; 0 where there is no picture or no region, or no
+        place in it that is like the picture, as in a dark frame.
 
     Mirrors:
         CorrectGlobalParametersVideo. Pixels beyond the frame are left out of the region
@@ -123,7 +124,7 @@ def template_shift(
     scores = jnp.where(inside_y[:, None] & inside_x[None], scores, -jnp.inf)
     row, column = jnp.unravel_index(jnp.argmax(scores), scores.shape)
     place = jnp.stack([column, row]).astype(low.dtype)
-    known = jnp.all(template.size > 0) & (jnp.max(scores) > -jnp.inf)
+    known = jnp.all(template.size > 0) & (jnp.max(scores) > 0)
     return jnp.where(known, first + place / zoom - low, 0)
 
 

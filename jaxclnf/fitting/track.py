@@ -22,7 +22,7 @@ from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.given import (
     as_box,
     as_model,
-    box_to_track,
+    boxes_to_track,
     check_not_traced,
     check_tracking,
 )
@@ -167,8 +167,9 @@ def track_frame(
         state: The state after the last frame, at first that of `start_tracking`.
         options: The options.
         detect: Looks at this frame for a face: `(x, y, width, height)` tight around
-            the landmarks, or None. Of several in rows, as from `detect_faces`, the
-            first is taken; of a face that is followed well the one that covers it.
+            the landmarks, or None; or several in rows, as from `detect_faces`. See
+            `boxes_to_track` for which of them is taken: of a new face the first where a
+            fit is successful, of one that is followed the one on it.
         detect_near: Looks for the face near a box, such as `jaxclnf.detect_near`:
             asked instead of `detect` for a face that is followed well.
 
@@ -204,20 +205,27 @@ def track_frame(
             f"{name} is a {type(given).__name__}; expected a function that gives a box"
         )
     check_not_traced("track_frame", "track_step")
+    others = state.not_alone
 
-    def look(followed: FitResult) -> np.ndarray | None:
-        if detect_near is None or not followed.success:
-            return box_to_track(detect(), followed)
-        return box_to_track(detect_near(box_of(followed.landmarks)), followed)
+    def look(followed: FitResult) -> list[np.ndarray]:
+        nonlocal others
+        if detect_near is not None and followed.success:
+            found = detect_near(box_of(followed.landmarks))
+        else:
+            found = detect()
+            others = jnp.asarray(found is not None and len(np.atleast_2d(found)) > 1)
+        return boxes_to_track(found, followed, state, options)
 
-    state, result = advance(
+    after, result = advance(
         state,
         options,
         follow=lambda state: followed_face(model, image, state, options),
         detect=look,
         restart=lambda box: restart_face(model, image, box, options),
     )
-    return with_template(image, state, result, options), result
+    if not after.frames_followed:  # begun in this frame
+        after = dataclasses.replace(after, not_alone=others)
+    return with_template(image, after, result, options), result
 
 
 @jax.jit

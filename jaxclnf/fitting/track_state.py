@@ -10,7 +10,7 @@ These functions look at no pixels. What fits and a detector found is handed to t
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +53,8 @@ class TrackerState:
     frames_followed: Int[Array, "*b"]
     """Frames since the last fit from a detector's box, see
     `TrackOptions.recheck_every`."""
+    not_alone: Bool[Array, "*b"]
+    """Whether the detector saw other faces where this one was begun."""
     template: Template
     """Picture of the face in the last good frame, see `TrackOptions.use_template`."""
 
@@ -88,6 +90,7 @@ def start_tracking(model: CLNFModel, options: TrackOptions) -> TrackerState:
         success=jnp.zeros((), bool),
         failures_in_a_row=jnp.full((), -1, jnp.int32),
         frames_followed=jnp.zeros((), jnp.int32),
+        not_alone=jnp.zeros((), bool),
         template=no_template(dtype, room=options.use_template),
     )
 
@@ -280,7 +283,7 @@ def advance(
     options: TrackOptions,
     *,
     follow: Callable[[TrackerState], Followed],
-    detect: Callable[[FitResult], np.ndarray | None],
+    detect: Callable[[FitResult], Sequence[np.ndarray]],
     restart: Callable[[np.ndarray], FitResult],
 ) -> tuple[TrackerState, FitResult]:
     """One frame, with fits and a detector of your own.
@@ -289,9 +292,9 @@ def advance(
         state: The state after the last frame.
         options: The options.
         follow: Fits from a state, see `without_detector`.
-        detect: Looks for the face that was followed like this: its box, or None. Called
-            only when needed.
-        restart: Fits from a box.
+        detect: Looks for the face that was followed like this: boxes to try in turn.
+            Called only when needed.
+        restart: Fits from a box. The first success counts, without any the first fit.
 
     Returns:
         As `finish_frame`.
@@ -304,15 +307,20 @@ def advance(
         ...     state,
         ...     options,
         ...     follow=lambda state: without_detector(state, nothing, options),
-        ...     detect=lambda followed: None,
+        ...     detect=lambda followed: [],
         ...     restart=lambda box: nothing,
         ... )
         >>> int(state.failures_in_a_row), bool(result.success)
         (0, False)
     """
     followed = follow(state)
-    box = detect(followed.result) if followed.asks else None
-    restarted = None if box is None else restart(box)
+    restarted = None
+    for box in detect(followed.result) if followed.asks else ():
+        again = restart(box)
+        if restarted is None or again.success:
+            restarted = again
+        if again.success:
+            break
     return finish_followed(state, followed, restarted, options)
 
 
