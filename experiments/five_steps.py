@@ -67,7 +67,7 @@ def fit_with_limit(
         responses = jaxclnf.response_maps(
             model.pdm, experts, image, params, window, sampling=options.sampling
         )
-        at_scale = options.at_scale(experts.patch_scaling)
+        at_scale = options.at_scale(experts.patch_scaling, responses.img_from_ref)
         for rigid in (True, False):
             args = (model.pdm, responses)
             end = lax.while_loop(

@@ -202,7 +202,7 @@ def phases(
         experts = model.experts[scale]
         where = origin.astype(jnp.int32)
         responses = _maps(model.pdm, experts, grey, params, window, origin=where)
-        at_scale = options.at_scale(experts.patch_scaling)
+        at_scale = options.at_scale(experts.patch_scaling, responses.img_from_ref)
         for rigid in (True, False):
             params = yield Phase(face, scale, rigid, responses, params, at_scale)
 

@@ -502,6 +502,7 @@ def test_float32_in_the_far_corner_of_a_large_photograph(low):
         ("sigma", np.float32("nan")),
         ("sigma", float("inf")),
         ("reg_factor", -25),
+        ("reg_scale", 0.0),
         ("weight_factor", float("nan")),
         ("shape_tol", -0.005),
         ("n_sigmas", -1.0),
@@ -526,10 +527,13 @@ def test_numbers_that_mean_nothing_are_refused(name: str, value: Any):
 def test_such_numbers_in_arrays_end_in_a_failure(names: dict, solver: SolverName):
     problem = names["pdm"], names["responses"], names["params"]
     bad = {"sigma": [-1.0, 0.0], "reg_factor": [-25.0], "n_sigmas": [-1.0]}
+    bad |= {"reg_scale": [0.0, -0.7]}
+    maps = names["responses"]
 
     @jax.jit
     def status(options: FitOptions) -> jax.Array:
-        return nu_rlms(*problem, options.at_scale(jnp.asarray(0.25))).status
+        at_scale = options.at_scale(jnp.asarray(0.35), maps.img_from_ref)
+        return nu_rlms(*problem, at_scale).status
 
     known = FitOptions(solver=solver, max_steps=100)
     arrays = {name: jnp.asarray(getattr(known, name)) for name in bad}
@@ -539,3 +543,30 @@ def test_such_numbers_in_arrays_end_in_a_failure(names: dict, solver: SolverName
         for value in values:
             changed = dataclasses.replace(known, **{name: jnp.asarray(value)})
             assert status(changed) == Status.NONFINITE, (name, value)
+
+
+@pytest.mark.slow
+def test_a_bad_box_leaves_the_others_their_derivatives(names: dict):
+    """By options that all share, in reverse, through the whole fit."""
+    grey, truth = jnp.asarray(names["image"]), names["landmarks"]
+
+    def error(numbers: jax.Array, box: jax.Array) -> jax.Array:
+        sigma, reg_factor, reg_scale = numbers
+        options = FitOptions(
+            window_sizes=(7,),
+            starts=1,
+            max_steps=2,
+            sigma=sigma,
+            reg_factor=reg_factor,
+            reg_scale=reg_scale,
+        )
+        result, _ = fit_with_trace(names["model"], grey, box, options=options)
+        off = jnp.sum((result.landmarks - truth) ** 2)
+        return jnp.where(result.status >= Status.NONFINITE, 0, off)
+
+    numbers = jnp.asarray([1.5, 25.0, 0.7])
+    bad = jnp.asarray([[jnp.nan] * 4, [0.0, 0.0, -5.0, 5.0]])
+    boxes = jnp.concatenate([names["box"][None], bad])
+    slopes = jax.jit(jax.vmap(jax.grad(error), in_axes=(None, 0)))(numbers, boxes)
+    assert np.isfinite(slopes).all() and (slopes[0] != 0).all()
+    np.testing.assert_array_equal(slopes[1:], 0)

@@ -438,3 +438,10 @@ def test_wrong_shapes_are_refused(pdm, params):
         inspect.unwrap(params_from_box)(pdm, [1.0, 2.0, 3.0])
     found = inspect.unwrap(params_from_box)(pdm, [10, 20, 90, 80])
     assert {x.dtype for x in jax.tree.leaves(found)} == {pdm.mean_shape.dtype}
+
+
+def test_bounds_are_in_the_precision_of_the_model():
+    """A number of float64 would make a loop of another type."""
+    pdm = synthetic.make_pdm(dtype=np.float32)
+    for n_sigmas in (3, 3.0, np.float64(3), jnp.asarray(3.0)):
+        assert inspect.unwrap(mode_bounds)(pdm, n_sigmas).dtype == np.float32

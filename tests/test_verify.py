@@ -8,6 +8,7 @@ import pytest
 from jaxclnf.diagnosis.verify import verify
 from jaxclnf.fitting.fit import fit
 from jaxclnf.fitting.options import FitOptions
+from jaxclnf.status import Status
 from tests import synthetic
 
 pytestmark = pytest.mark.slow
@@ -57,6 +58,16 @@ def test_a_fit_that_did_not_run_is_not_certified(fitted):
     nothing = fit(model, image, np.full(4, np.nan), options=OPTIONS)
     found = verify(model, image, nothing, OPTIONS)
     assert str(found) == "not certified: no phase was run" and not found.certified
+
+
+def test_a_fit_that_failed_is_not_certified_by_the_phases_before(fitted):
+    model, image, whole = fitted
+    options = dataclasses.replace(OPTIONS, min_scale=50.0)
+    failed = fit(model, image, params=whole.start_params, options=options)
+    assert failed.status == Status.FACE_TOO_SMALL and not failed.certified
+    found = verify(model, image, failed, options)
+    assert found.ran.any() and not found.certified
+    assert str(found).startswith("not certified, FACE_TOO_SMALL: 2 phases, at most ")
 
 
 def test_an_end_that_was_moved_is_not(fitted):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxclnf.diagnosis.truth import Truth, truth_at
 from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.pytree import pytree_dataclass, static
-from jaxclnf.shape.pdm import PDM, PDMParams
+from jaxclnf.shape.pdm import PDM, PDMParams, mode_bounds
 from jaxclnf.solver import evidence as solver_evidence
 from jaxclnf.solver import loop as solver_loop
 from jaxclnf.solver import quadratic as solver_quadratic
@@ -152,7 +152,7 @@ def phase_trace(
 
     # Slot by slot, as the second derivatives of all at once would fill the memory.
     positions, slopes, truth = lax.map(one, (states, valid))
-    bounds = options.n_sigmas * jnp.sqrt(pdm.eigen_values)
+    bounds = mode_bounds(pdm, options.n_sigmas)
     nearly = bounds * (1 - 8 * jnp.finfo(bounds.dtype).eps)
     local = states.params.params_local
     at_bound = jnp.where(jnp.abs(local) >= nearly[None, :], jnp.sign(local), 0)

@@ -248,7 +248,9 @@ def _free(
     """Directions that no bound blocks."""
     if rigid:
         return jnp.ones(NUM_RIGID, bool)
-    bound = options.n_sigmas * jnp.sqrt(pdm.eigen_values)
+    bound = jnp.asarray(options.n_sigmas, pdm.eigen_values.dtype) * jnp.sqrt(
+        pdm.eigen_values
+    )
     at = jnp.abs(params.params_local) >= bound * (1 - 8 * jnp.finfo(bound.dtype).eps)
     outwards = slope[NUM_RIGID:] * params.params_local > 0
     # Of a bound of 0 both sides are outwards.

@@ -20,7 +20,7 @@ from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.result import FitResult
 from jaxclnf.pytree import with_reals_as
 from jaxclnf.shape.pdm import NUM_RIGID, PDM, PDMParams, project, retract
-from jaxclnf.solver.options import NURLMSOptions
+from jaxclnf.status import Status
 
 AnyArray = Array | np.ndarray
 
@@ -43,10 +43,14 @@ class Verification:
     """Which phases took steps."""
     shape_tol: float
     """The tolerance that was asked for, pixels."""
+    status: Status
+    """How the fit ended."""
 
     @property
     def certified(self) -> bool:
-        """Whether every phase that ran ended within the tolerance of an optimum.
+        """Whether every phase ended within the tolerance of an optimum.
+
+        A fit that failed is at none, wherever the phases before that ended.
 
         Example:
             >>> result = fit(model, image, box, options=FitOptions(window_sizes=(7,)))
@@ -54,7 +58,13 @@ class Verification:
             >>> found.certified
             True
         """
-        return bool(self.ran.any() and (self._distances() < self.shape_tol).all())
+        if self._failed or not self.ran.any():
+            return False
+        return bool((self._distances() < self.shape_tol).all())
+
+    @property
+    def _failed(self) -> bool:
+        return self.status >= Status.NONFINITE
 
     def _distances(self) -> np.ndarray:
         return self.newton_distance[self.ran]
@@ -63,6 +73,8 @@ class Verification:
         if not self.ran.any():
             return "not certified: no phase was run"
         verdict = "certified" if self.certified else "not certified"
+        if self._failed:
+            verdict = f"not certified, {self.status.name}"
         return (
             f"{verdict}: {self.ran.sum()} phases, at most "
             f"{self._distances().max(initial=0):.2g} px from their optima (tolerance "
@@ -147,7 +159,7 @@ def verify(
             ]
             for phase, end in enumerate(ends):
                 slope, curved, metric, columns = _derivatives(
-                    (pdm, experts, grey, base, end, phase_options),
+                    (pdm, experts, grey, base, end, options),
                     window,
                     options.sampling,
                     rigid=phase == 0,
@@ -165,19 +177,21 @@ def verify(
         num_active_bounds=numbers[..., 3].astype(np.int64),
         ran=ran,
         shape_tol=float(np.asarray(options.shape_tol)),
+        status=Status(int(result.status)),
     )
 
 
 @partial(jax.jit, static_argnames=("window", "sampling", "rigid"))
 def _derivatives(
-    problem: tuple[PDM, PatchExperts, Array, PDMParams, PDMParams, NURLMSOptions],
+    problem: tuple[PDM, PatchExperts, Array, PDMParams, PDMParams, FitOptions],
     window: int,
     sampling: Sampling,
     rigid: bool,
 ) -> tuple[Array, Array, Array, Array]:
     """Gradient and negative Hessian of F, EM's metric, and the Jacobian."""
-    pdm, experts, image, base, end, options = problem
+    pdm, experts, image, base, end, fit_options = problem
     responses = response_maps(pdm, experts, image, base, window, sampling=sampling)
+    options = fit_options.at_scale(experts.patch_scaling, responses.img_from_ref)
     zero = jnp.zeros(NUM_RIGID + (0 if rigid else pdm.num_modes))
 
     def climbed(step: Array) -> Array:

@@ -9,7 +9,7 @@ from jaxclnf.experts.sigma import with_sigma
 from jaxclnf.experts.types import CCNFExperts, PatchExperts
 from jaxclnf.fitting.joint import JointValidator
 from jaxclnf.fitting.likelihood import LikelihoodValidator
-from jaxclnf.fitting.options import PART_SETTINGS
+from jaxclnf.fitting.part_settings import PART_SETTINGS
 from jaxclnf.fitting.validate import Validator
 from jaxclnf.pytree import pytree_dataclass, static
 from jaxclnf.shape.pdm import PDM

@@ -1,12 +1,13 @@
 """What a user can choose about a fit, and how it changes from scale to scale."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxclnf.experts.area import Sampling
+from jaxclnf.fitting.part_settings import PART_REG_SCALE, PART_SETTINGS
+from jaxclnf.fitting.prior import reg_for_size
 from jaxclnf.pytree import pytree_dataclass, static
 from jaxclnf.solver.options import (
     NURLMSOptions,
@@ -33,28 +34,6 @@ WILD_WINDOW_SIZES = (15, 13, 11, 11)
 _COARSEST, _FINEST = 0.25, 0.5
 """Patch scalings between which OpenFace changes its settings from scale to scale."""
 
-
-class PartSettings(NamedTuple):
-    """How the model of a part of the face is fitted."""
-
-    window_sizes: tuple[int, ...]
-    """Side of the response maps at each of the part's scales."""
-    sigma: float
-    """Bandwidth of the kernel density estimate, reference pixels."""
-    reg_factor: float
-    """Weight of the shape prior, px^2 of the image: on a face twice as wide, four times
-    it holds the shape as much."""
-    weight_factor: float
-    """Weight of each landmark per unit of its expert's confidence; 0: all weigh 1."""
-
-
-_EYE = PartSettings((3, 5), 1.0, 0.5, 0.0)
-PART_SETTINGS = {
-    "inner": PartSettings((9,), 1.75, 2.5, 2.5),
-    "left_eye_28": _EYE,
-    "right_eye_28": _EYE,
-}
-"""OpenFace's settings of parts by their name."""
 
 _OPENFACE_PART_STEPS = 5
 
@@ -91,8 +70,11 @@ class FitOptions:
     sigma: Float[Array, ""] | float = 1.5
     """Bandwidth of the kernel density estimate, reference pixels."""
     reg_factor: Float[Array, ""] | float = 25.0
-    """Weight of the shape prior, px^2 of the image: on a face twice as wide, four times
-    it holds the shape as much."""
+    """Weight of the shape prior on a face of size `reg_scale`, px^2 of the image."""
+    reg_scale: Float[Array, ""] | float | None = 1.0
+    """Pixels per millimetre; 1 is a face 145 pixels wide. On a face twice as large
+    the prior weighs four times as much, so that it holds the shape alike. None: it
+    weighs the same on all faces, as in OpenFace, and holds large ones less."""
     weight_factor: Float[Array, ""] | float = 0.0
     """Weight of each landmark per unit of its expert's confidence; 0: all weigh 1."""
     shape_tol: Float[Array, ""] | float = 0.005
@@ -179,6 +161,7 @@ class FitOptions:
             solver="openface",
             window_sizes=OPENFACE_WINDOW_SIZES,
             max_steps=5,
+            reg_scale=None,
             shape_tol=0.01,
             min_scale=0.25,
             sampling="fixed_point",
@@ -345,9 +328,15 @@ class FitOptions:
         settings = PART_SETTINGS.get(name)
         if settings is None:
             return options
+        if self.reg_scale is not None:
+            options = dataclasses.replace(options, reg_scale=PART_REG_SCALE)
         return dataclasses.replace(options, **settings._asdict())
 
-    def at_scale(self, patch_scaling: Float[Array, ""]) -> NURLMSOptions:
+    def at_scale(
+        self,
+        patch_scaling: Float[Array, ""],
+        img_from_ref: Float[Array, "2 2"] | None = None,
+    ) -> NURLMSOptions:
         """The solver's options at one scale.
 
         With `L = log2(min(patch_scaling, 0.5) / 0.25)`: the prior loses 15 L, the
@@ -355,6 +344,8 @@ class FitOptions:
 
         Args:
             patch_scaling: The experts' scale, pixels per millimetre.
+            img_from_ref: That of the response maps, by which the face's size is known;
+                None: it is `reg_scale`.
 
         Returns:
             Options in the dtype of `patch_scaling`.
@@ -386,6 +377,10 @@ class FitOptions:
             reg_factor = jnp.maximum(reg_factor - 15 * level, 0.001)
             sigma = sigma + 0.25 * level
             weight_factor = weight_factor * (1 + 2 * level)
+        if img_from_ref is not None:
+            reg_factor = reg_for_size(
+                reg_factor, self.reg_scale, patch_scaling, img_from_ref
+            )
         return NURLMSOptions(
             solver=self.solver,
             max_steps=self.step_limit,

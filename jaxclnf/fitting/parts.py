@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxclnf.batching import map_batch
 from jaxclnf.experts.area import GreyImage, join_reach
 from jaxclnf.fitting.model import CLNFModel, CLNFPart, ModelInfo
-from jaxclnf.fitting.options import PART_SETTINGS, FitOptions
+from jaxclnf.fitting.options import FitOptions
+from jaxclnf.fitting.part_settings import PART_SETTINGS
 from jaxclnf.fitting.result import PartFit
 from jaxclnf.fitting.schedule import fit_scales
 from jaxclnf.pytree import filled

@@ -12,6 +12,7 @@ from jaxclnf.fitting.maps import maps_unless_failed
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.progress import PhaseReport, PhaseTrace, Progress, report
+from jaxclnf.pytree import all_finite, held_where
 from jaxclnf.shape.pdm import PDM, PDMParams
 from jaxclnf.solver.certificate import certify_end
 from jaxclnf.solver.loop import nu_rlms_init, resume, resume_with_trace
@@ -25,7 +26,9 @@ class ScaleOptions(NamedTuple):
     """What is chosen for one scale; or for several, with a leading axis."""
 
     phases: NURLMSOptions
-    """Options of its phases."""
+    """Options of its phases, for a face of the size `FitOptions.reg_scale`."""
+    patch_scaling: Float[Array, "*b"]
+    """Its experts' scale, pixels per millimetre."""
     sigma: Float[Array, "*b"]
     """Bandwidth of the densities that are reported, reference pixels."""
     max_passes: Int[Array, "*b"]
@@ -51,7 +54,8 @@ def options_of_scale(
         >>> int(options_of_scale(model, options, (7, 5), 1).max_passes)
         9
     """
-    at_scale = options.at_scale(model.experts[k].patch_scaling)
+    patch_scaling = model.experts[k].patch_scaling
+    at_scale = options.at_scale(patch_scaling)
     phases = at_scale
     if options.solver == "openface":
         # Its table knows only window sizes: the first bandwidth of each stays.
@@ -61,6 +65,7 @@ def options_of_scale(
     is_last = not any(windows[k + 1 :])
     return ScaleOptions(
         phases=phases,
+        patch_scaling=patch_scaling,
         sigma=jnp.asarray(at_scale.sigma),
         max_passes=jnp.asarray(options.max_passes if is_last else 1, jnp.int32),
     )
@@ -160,7 +165,10 @@ def run_phase(
         'CONVERGED'
     """
     failed = is_failure(status)
-    state = nu_rlms_init(pdm, responses, params, options, rigid=rigid)
+    start = pdm, responses, params, options
+    if with_trace:  # derivatives in reverse mode may follow
+        start = held_where(~all_finite((responses.maps, params)), start)
+    state = nu_rlms_init(*start, rigid=rigid)
     # After a failure nothing more is run: the phase starts in its end state.
     stopped = jnp.where(failed, status, state.status)
     state = dataclasses.replace(state, status=stopped.astype(jnp.int32))

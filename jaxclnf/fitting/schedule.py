@@ -22,6 +22,7 @@ from jaxclnf.fitting.phases import (
     run_phase,
     unless_too_small,
 )
+from jaxclnf.fitting.prior import reg_for_size
 from jaxclnf.fitting.progress import Finished, Progress, conclude_scales, not_run
 from jaxclnf.shape.pdm import PDMParams, project
 from jaxclnf.status import Status, is_failure
@@ -225,9 +226,7 @@ def run_scales(
                 model, image, progress, options, windows[k], k, with_trace=with_trace
             )
         scale = options_of_scale(model, options, windows, k)
-        run = partial(
-            run_phase, model.pdm, responses, options=scale.phases, with_trace=with_trace
-        )
+        run = _phases_on(model, responses, scale, options, with_trace)
         ran = [run(progress.params, progress.status, rigid=phases[0])]
         for rigid in phases[1:]:
             ran.append(run(ran[-1][1].params, ran[-1][1].status, rigid=rigid))
@@ -282,9 +281,7 @@ def _run_to_end(
             lax.switch(turn, branches, before) if several else branches[0](before)
         )
         before = before._replace(reach=reach)
-        run = partial(
-            run_phase, model.pdm, responses, options=scale.phases, with_trace=with_trace
-        )
+        run = _phases_on(model, responses, scale, options, with_trace)
         where = before.params, before.status
         if at_hand is None:
             _, middle = run(*where, rigid=RIGID)
@@ -325,6 +322,25 @@ def _run_to_end(
             where = done.phases[-1].params if done.phases else progress.params
             done = done.with_phases([not_run(where)] * 2, [None] * 2)
     return end._replace(phases=done.phases, traces=done.traces)
+
+
+def _phases_on(
+    model: CLNFModel,
+    responses: ResponseMaps,
+    scale: ScaleOptions,
+    options: FitOptions,
+    with_trace: bool,
+) -> Callable:
+    """What runs a phase on maps that were made."""
+    reg_factor = reg_for_size(
+        jnp.asarray(scale.phases.reg_factor),
+        options.reg_scale,
+        scale.patch_scaling,
+        responses.img_from_ref,
+    )
+    phases = dataclasses.replace(scale.phases, reg_factor=reg_factor)
+    run = partial(run_phase, model.pdm, responses, options=phases)
+    return partial(run, with_trace=with_trace)
 
 
 def _to_fixed_point(

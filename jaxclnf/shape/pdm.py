@@ -295,7 +295,8 @@ def mode_bounds(pdm: PDM, n_sigmas: Float[Array, ""] | float) -> Float[Array, " 
         >>> bool(jnp.allclose(mode_bounds(pdm, 3.0) ** 2, 9 * pdm.eigen_values))
         True
     """
-    return n_sigmas * jnp.sqrt(pdm.eigen_values)
+    variances = pdm.eigen_values
+    return jnp.asarray(n_sigmas, variances.dtype) * jnp.sqrt(variances)
 
 
 def clamp(

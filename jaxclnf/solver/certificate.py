@@ -192,7 +192,10 @@ def shape_displacement(
         True
     """
     moved = jnp.matmul(columns.reshape(-1, len(step)), step, precision="highest")
-    return jnp.sqrt(jnp.vdot(moved, moved, precision="highest"))
+    square = jnp.vdot(moved, moved, precision="highest")
+    # A step of 0 has no derivative of its length; NaN would be that of a whole fit.
+    some = square > 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), square)
 
 
 def certify(

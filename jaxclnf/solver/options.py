@@ -16,6 +16,7 @@ SolverName = Literal["newton", "em", "openface"]
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "sigma": ("a number above 0", lambda x: 0 < x < math.inf),
     "reg_factor": ("a number, 0 or more", lambda x: 0 <= x < math.inf),
+    "reg_scale": ("a number above 0, or None", lambda x: 0 < x < math.inf),
     "weight_factor": ("a finite number", math.isfinite),
     "shape_tol": ("a number, 0 or more", lambda x: 0 <= x < math.inf),
     "n_sigmas": ("0 or more", lambda x: x >= 0),
