@@ -527,12 +527,13 @@ def test_without_a_template_nothing_is_shifted() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grey", [0.0, 128.0])
-def test_a_flat_frame_moves_no_face(grey: float) -> None:
-    face = make_example()
-    landmarks, scale = face["landmarks"], jnp.asarray(0.5)
+@pytest.mark.parametrize("grey", [0.0, 128.0, 200.3])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_flat_frame_moves_no_face(grey: float, dtype: type) -> None:
+    face = make_example(dtype)
+    landmarks, scale = face["landmarks"], jnp.asarray(0.5, dtype)
     cut = jax.jit(cut_template)(jnp.asarray(face["image"]), landmarks, scale)
-    flat = jnp.full_like(jnp.asarray(face["image"]), grey)
+    flat = jnp.full(face["image"].shape, grey, dtype)
     shift = jax.jit(template_shift)(flat, cut, landmarks, scale)
     np.testing.assert_array_equal(shift, 0)
 

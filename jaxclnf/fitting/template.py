@@ -157,10 +157,12 @@ def _correlation(region: Array, template: Template) -> Array:
     pattern = (template.pixels - mean) * mask
     region = region - mean  # smaller numbers, less rounding
     sums = _slid(region, mask)
-    spread = jnp.maximum(_slid(region**2, mask) - sums**2 / count, 0)
+    squares = _slid(region**2, mask)
+    spread = jnp.maximum(squares - sums**2 / count, 0)
     size = jnp.sqrt(spread * jnp.sum(pattern**2))
-    # Places without contrast say nothing.
-    flat = size <= 1e-6 * count
+    # Places without contrast say nothing, nor what rounding leaves of them.
+    rounding = 1e3 * jnp.finfo(spread.dtype).eps * squares
+    flat = (size <= 1e-6 * count) | (spread <= rounding)
     return jnp.where(flat, 0, _slid(region, pattern) / jnp.where(flat, 1, size))
 
 
