@@ -125,7 +125,8 @@ def track_faces(
     Each face is followed. If one failed, or it is time, the detector looks: a box on a
     face that failed is where that one is taken up again, a box on no face begins a new
     one, if the fit there is successful. A box on a face that is followed well is used
-    every `recheck_every` frames: the likelier of a new fit and the followed one stays.
+    every `recheck_every` frames: the likelier of a new fit and the followed one stays;
+    if nothing else is to be looked for, the detector looks near these faces only.
     Faces that failed too often end, and so does the less certain of two that came to
     lie on each other.
 

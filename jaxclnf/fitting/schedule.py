@@ -339,8 +339,9 @@ def _phases_on(
         responses.img_from_ref,
     )
     phases = dataclasses.replace(scale.phases, reg_factor=reg_factor)
-    run = partial(run_phase, model.pdm, responses, options=phases)
-    return partial(run, with_trace=with_trace)
+    return partial(
+        run_phase, model.pdm, responses, options=phases, with_trace=with_trace
+    )
 
 
 def _to_fixed_point(

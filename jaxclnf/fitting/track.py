@@ -197,13 +197,11 @@ def track_frame(
         >>> bool(result.success), int(state.failures_in_a_row)
         (True, -1)
     """
-    if not callable(detect) or not (detect_near is None or callable(detect_near)):
-        name, given = "detect_near", detect_near
-        if not callable(detect):
-            name, given = "detect", detect
-        raise TypeError(
-            f"{name} is a {type(given).__name__}; expected a function that gives a box"
-        )
+    near = detect if detect_near is None else detect_near
+    for name, given in (("detect", detect), ("detect_near", near)):
+        if not callable(given):
+            kind = type(given).__name__
+            raise TypeError(f"{name} is a {kind}; expected a function that gives a box")
     check_not_traced("track_frame", "track_step")
     others = state.not_alone
 
