@@ -311,14 +311,33 @@ def test_a_start_that_is_not_finite(problem, field, bad):
     assert state.num_steps == 0
 
 
-def test_too_little_to_see_ends_with_the_state_before(problem):
+@pytest.mark.parametrize("solver", ["newton", "em", "openface"])
+def test_too_little_to_see_ends_with_the_state_before(problem, solver):
     """One landmark does not determine a pose: the normal matrix is singular."""
     pdm, responses, params = problem
     one = dataclasses.replace(responses, visibility=jnp.arange(12) == 3)
-    state = nu_rlms(pdm, one, params, _options(), rigid=True)
+    state = nu_rlms(pdm, one, params, _options(solver=solver), rigid=True)
     assert state.status == Status.NONFINITE
     chex.assert_trees_all_equal(state.params, params)
     assert np.all(np.isfinite(state.evidence.shape))
+
+
+@pytest.mark.parametrize("solver", ["newton", "em", "openface"])
+def test_a_face_without_a_step_leaves_the_others_their_derivatives(problem, solver):
+    """By an option that both share, in reverse: one of them shows one landmark only."""
+    pdm, responses, params = problem
+
+    def error(sigma: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+        maps = dataclasses.replace(responses, visibility=seen)
+        options = _options(3, solver=solver, sigma=sigma)
+        last, *_ = nu_rlms_with_trace(pdm, maps, params, options, rigid=True)
+        return jnp.sum(last.evidence.shape**2), last.status
+
+    seen = jnp.stack([jnp.ones(12, bool), jnp.arange(12) == 3])
+    slope = jax.jit(jax.vmap(jax.grad(error, has_aux=True), in_axes=(None, 0)))
+    slopes, status = slope(jnp.asarray(1.5), seen)
+    assert status[0] != Status.NONFINITE and status[1] == Status.NONFINITE
+    assert np.isfinite(slopes).all() and slopes[0] != 0 and slopes[1] == 0
 
 
 def test_step_limit(problem):

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxclnf.linalg import solve_positive
+from jaxclnf.pytree import all_finite
 
 _MAX_ROUNDS = 10
 """Changes of the active set before the last solution is taken as it is."""
@@ -77,6 +78,7 @@ def solve_free(
     return solve(reduced, jnp.where(free, pull, 0)) + fixed
 
 
+@jax.custom_jvp
 def maximise_in_box(
     matrix: Float[Array, "d d"],
     vector: Float[Array, " d"],
@@ -97,7 +99,8 @@ def maximise_in_box(
         upper: Upper bounds, at least 0; likewise.
 
     Returns:
-        The solution, inside the box.
+        The solution, inside the box; NaN, with derivatives of 0, if the matrix is not
+        positive definite.
 
     Example:
         >>> box = jnp.asarray([0.0, 0.0]), jnp.asarray([jnp.inf, 1.0])
@@ -108,16 +111,7 @@ def maximise_in_box(
     """
     if lower is None or upper is None:
         return solve(matrix, vector)
-    return _maximise_in_box(matrix, vector, lower, upper)
 
-
-@jax.custom_jvp
-def _maximise_in_box(
-    matrix: Float[Array, "d d"],
-    vector: Float[Array, " d"],
-    lower: Float[Array, " d"],
-    upper: Float[Array, " d"],
-) -> Float[Array, " d"]:
     def one_round(state: _Round) -> _Round:
         at_lower, at_upper = state.at_lower, state.at_upper
         free = ~(at_lower | at_upper)
@@ -142,14 +136,21 @@ def _maximise_in_box(
     return jnp.clip(end.x, lower, upper)
 
 
-@_maximise_in_box.defjvp
+@maximise_in_box.defjvp
 def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     # That of the last solve: the active set does not change along a small move. A loop
     # could not be differentiated in reverse.
     matrix, _, lower, upper = primals
     d_matrix, d_vector, d_lower, d_upper = tangents
-    x = _maximise_in_box(*primals)
-    at_upper, free = x >= upper, (x > lower) & (x < upper)
-    d_fixed = jnp.where(free, 0, jnp.where(at_upper, d_upper, d_lower))
-    d_pull = d_vector - jnp.matmul(d_matrix, x, precision="highest")
+    x = maximise_in_box(*primals)
+    # None where there is no solution: in a batch that would be NaN for all.
+    solved = all_finite(x)
+    matrix = jnp.where(solved, matrix, jnp.eye(x.shape[0], dtype=x.dtype))
+    inner = jnp.where(solved, x, 0)
+    if lower is None or upper is None:
+        free, d_fixed = jnp.ones_like(x, bool), jnp.zeros_like(x)
+    else:
+        at_upper, free = x >= upper, (x > lower) & (x < upper)
+        d_fixed = jnp.where(free, 0, jnp.where(at_upper, d_upper, d_lower))
+    d_pull = d_vector - jnp.matmul(d_matrix, inner, precision="highest")
     return x, solve_free(matrix, d_pull, d_fixed, free)

@@ -330,6 +330,9 @@ def newton_step(
     push = slope - 0.5 * jnp.matmul(curved, step, precision="highest")
     predicted = lax.stop_gradient(jnp.vdot(step, push, precision="highest"))
     length = lax.stop_gradient(metric_length(normal, step))
+    # A trial that is not finite was only too long; a model that is not has no step.
+    finite = jnp.isfinite(predicted)
+    step = jnp.where(finite, step, 0)
 
     candidate = retract(state.params, step)
     if not rigid:
@@ -355,8 +358,6 @@ def newton_step(
     trust = TrustRegion(radius=radius, damping=damping)
     num_steps = state.num_steps + 1
     at_rest = accepted & (damping == 0) & (moves < options.shape_tol)
-    # A trial that is not finite was only too long; a model that is not has no step.
-    finite = jnp.isfinite(predicted)
     status = jnp.where(num_steps >= options.max_steps, Status.MAX_STEPS, Status.RUNNING)
     status = jnp.where(at_rest, Status.CONVERGED, status)
     status = jnp.where(finite, status, Status.NONFINITE).astype(jnp.int32)

@@ -17,15 +17,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxclnf.experts.types import ResponseMaps
+from jaxclnf.pytree import all_finite
 from jaxclnf.shape.pdm import PDM, clamp, retract
 from jaxclnf.shape.reference import reference_turn
-from jaxclnf.solver.box import solve
+from jaxclnf.solver.box import maximise_in_box
 from jaxclnf.solver.evidence import evaluate, landmark_positions
 from jaxclnf.solver.kde import kernel_sums
 from jaxclnf.solver.objective import objective_terms
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.quadratic import em_quadratic
-from jaxclnf.solver.state import NURLMSState
+from jaxclnf.solver.state import NURLMSState, select
 from jaxclnf.status import Status
 
 _LEAST_LIKELIHOOD = 1e-8
@@ -50,7 +51,8 @@ def openface_step(
         rigid: Move the pose only, without prior.
 
     Returns:
-        The state after. It has converged if the shape moved by less than `shape_tol`.
+        The state after. It has converged if the shape moved by less than `shape_tol`;
+        it has not moved if too few landmarks are visible to tell where to.
 
     Mirrors:
         The body of CLNF::NU_RLMS.
@@ -64,11 +66,14 @@ def openface_step(
     """
     params = state.params
     here = em_quadratic(pdm, responses, params, state.evidence, options, rigid)
-    step = solve(here.normal, here.slope)
+    step = maximise_in_box(here.normal, here.slope, None, None)
+    solved = all_finite(step)
+    step = jnp.where(solved, step, 0)
     moved = dataclasses.replace(
         clamp(pdm, retract(params, step), options.n_sigmas),
         rotation=reference_turn(params.rotation, step[1:4]),
     )
+    moved = select(solved, moved, params)
     evidence = evaluate(pdm, responses, moved, options)
     terms = objective_terms(pdm, responses, moved, evidence, options)
     shape_delta = jnp.sqrt(jnp.sum((evidence.shape - state.evidence.shape) ** 2))
@@ -78,7 +83,8 @@ def openface_step(
         Status.CONVERGED,
         jnp.where(num_steps >= options.max_steps, Status.MAX_STEPS, Status.RUNNING),
     )
-    status = jnp.where(jnp.isfinite(shape_delta), status, Status.NONFINITE)
+    finite = solved & jnp.isfinite(shape_delta)
+    status = jnp.where(finite, status, Status.NONFINITE)
     return NURLMSState(
         params=moved,
         evidence=evidence,

@@ -1,5 +1,7 @@
 """Where an optimisation is: the state that every step maps to the next."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -8,6 +10,8 @@ from jaxclnf.pytree import pytree_dataclass
 from jaxclnf.shape.pdm import PDMParams
 from jaxclnf.solver.evidence import Evidence
 from jaxclnf.solver.quadratic import LocalQuadratic
+
+_T = TypeVar("_T")
 
 
 @pytree_dataclass
@@ -55,12 +59,12 @@ class NURLMSState:
     it is missing, as in a record of states."""
 
 
-def select(keep: Bool[Array, ""], new: NURLMSState, old: NURLMSState) -> NURLMSState:
-    """One of two states, leaf by leaf.
+def select(keep: Bool[Array, ""], new: _T, old: _T) -> _T:
+    """One of two states, or of their parts, leaf by leaf.
 
     Args:
         keep: Whether to take `new`.
-        new: One state.
+        new: One pytree.
         old: The other.
 
     Returns:

@@ -8,9 +8,10 @@ import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxclnf.experts.types import ResponseMaps
+from jaxclnf.pytree import all_finite
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp, retract
 from jaxclnf.solver.box import maximise_in_box
 from jaxclnf.solver.certificate import (
@@ -69,12 +70,15 @@ def em_step(
         pdm, responses, params, state.evidence, options, rigid
     )
     full_step = maximise_in_box(normal, slope, *room(pdm, params, options, rigid))
-    step = state.step_factor * full_step
+    solved = all_finite(full_step)
+    step = jnp.where(solved, state.step_factor * full_step, 0)
     moved = shape_displacement(columns, step)
     candidate = retract(params, step)
     if not rigid:
         candidate = clamp(pdm, candidate, options.n_sigmas)
-    return _accept_or_halve(pdm, responses, state, candidate, moved, options, rigid)
+    return _accept_or_halve(
+        pdm, responses, state, candidate, moved, solved, options, rigid
+    )
 
 
 STEPS: dict[str, Callable[..., NURLMSState]] = {
@@ -91,6 +95,7 @@ def _accept_or_halve(
     state: NURLMSState,
     candidate: PDMParams,
     moved: Float[Array, ""],
+    solved: Bool[Array, ""],
     options: NURLMSOptions,
     rigid: bool,
 ) -> NURLMSState:
@@ -99,7 +104,7 @@ def _accept_or_halve(
     after = objective_terms(pdm, responses, candidate, evidence, options)
     gain, rounding = gain_of(before, after)
     accepted = gain >= -rounding
-    finite = jnp.isfinite(gain) & jnp.all(jnp.isfinite(evidence.shape))
+    finite = solved & jnp.isfinite(gain) & jnp.all(jnp.isfinite(evidence.shape))
     num_steps = state.num_steps + 1
     at_rest = accepted & (state.step_factor == 1) & (moved < options.shape_tol)
     status = jnp.where(num_steps >= options.max_steps, Status.MAX_STEPS, Status.RUNNING)
