@@ -17,6 +17,7 @@ from jaxclnf.shape.initial import params_from_box
 from jaxclnf.shape.pdm import PDMParams
 from jaxclnf.solver.loop import nu_rlms
 from jaxclnf.solver.options import NURLMSOptions, SolverName
+from jaxclnf.solver.steps import STEPS, em_step
 from jaxclnf.status import Status
 from tests import synthetic
 
@@ -233,6 +234,16 @@ def test_a_solver_that_there_is_not(names, max_steps):
     options = FitOptions(solver="Newton", max_steps=max_steps)  # type: ignore
     with pytest.raises(ValueError, match="solver is 'Newton'; expected one of newton,"):
         fit(names["model"], names["image"], names["box"], options=options)
+
+
+@pytest.mark.slow
+def test_a_solver_of_ones_own(names, monkeypatch):
+    monkeypatch.setitem(STEPS, "mine", em_step)
+    shared = {"window_sizes": (7,), "starts": 1, "max_steps": 50}
+    own = FitOptions(solver="mine", **shared)  # type: ignore
+    _same(
+        _fit(names, options=own), _fit(names, options=FitOptions(solver="em", **shared))
+    )
 
 
 @pytest.mark.slow

@@ -238,19 +238,20 @@ class FitOptions:
         """Step limit of each phase.
 
         Raises:
-            ValueError: There is no such solver.
+            ValueError: The solver is none of these, and `max_steps` is None.
 
         Example:
             >>> FitOptions(solver="em").step_limit
             2000
         """
+        if self.max_steps is not None:
+            return self.max_steps
         if self.solver not in STEP_LIMITS:
             raise ValueError(
                 f"solver is {self.solver!r}; expected one of {', '.join(STEP_LIMITS)}"
+                ", or max_steps with another"
             )
-        if self.max_steps is None:
-            return STEP_LIMITS[self.solver]
-        return self.max_steps
+        return STEP_LIMITS[self.solver]
 
     @property
     def num_starts(self) -> int:

@@ -1,7 +1,7 @@
 """One pure step of each solver, `state -> state`.
 
-Add a solver by writing its step here and naming it in `STEPS` and in
-`jaxclnf.solver.options.SolverName`; start, loop, trace and stop test are shared.
+Add a solver by naming its step in `STEPS`; start, loop, trace and stop test are shared.
+One that the package is to have is named in `jaxclnf.solver.options.SolverName` too.
 """
 
 import dataclasses
