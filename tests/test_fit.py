@@ -558,10 +558,11 @@ def test_such_numbers_in_arrays_end_in_a_failure(names: dict, solver: SolverName
 
 @pytest.mark.slow
 def test_a_bad_box_leaves_the_others_their_derivatives(names: dict):
-    """By options that all share, in reverse, through the whole fit."""
-    grey, truth = jnp.asarray(names["image"]), names["landmarks"]
+    """By options, image and model that all share, in reverse, through the whole fit."""
+    grey, truth = jnp.asarray(names["image"], float), names["landmarks"]
 
-    def error(numbers: jax.Array, box: jax.Array) -> jax.Array:
+    def error(shared: tuple, box: jax.Array) -> jax.Array:
+        numbers, grey, pdm, weights = shared
         sigma, reg_factor, reg_scale = numbers
         options = FitOptions(
             window_sizes=(7,),
@@ -571,13 +572,20 @@ def test_a_bad_box_leaves_the_others_their_derivatives(names: dict):
             reg_factor=reg_factor,
             reg_scale=reg_scale,
         )
-        result, _ = fit_with_trace(names["model"], grey, box, options=options)
+        coarse, *others = names["model"].experts
+        coarse = dataclasses.replace(coarse, weights=weights)
+        model = names["model"]
+        model = dataclasses.replace(model, pdm=pdm, experts=(coarse, *others))
+        result, _ = fit_with_trace(model, grey, box, options=options)
         off = jnp.sum((result.landmarks - truth) ** 2)
         return jnp.where(result.status >= Status.NONFINITE, 0, off)
 
     numbers = jnp.asarray([1.5, 25.0, 0.7])
     bad = jnp.asarray([[jnp.nan] * 4, [0.0, 0.0, -5.0, 5.0]])
     boxes = jnp.concatenate([names["box"][None], bad])
-    slopes = jax.jit(jax.vmap(jax.grad(error), in_axes=(None, 0)))(numbers, boxes)
-    assert np.isfinite(slopes).all() and (slopes[0] != 0).all()
-    np.testing.assert_array_equal(slopes[1:], 0)
+    shared = numbers, grey, names["pdm"], names["model"].experts[0].weights
+    slopes = jax.jit(jax.vmap(jax.grad(error), in_axes=(None, 0)))(shared, boxes)
+    assert (slopes[0][0] != 0).all()
+    for slope in jax.tree.leaves(slopes):
+        assert np.isfinite(slope).all() and slope[0].any()
+        np.testing.assert_array_equal(slope[1:], 0)

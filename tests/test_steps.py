@@ -340,6 +340,45 @@ def test_a_face_without_a_step_leaves_the_others_their_derivatives(problem, solv
     assert np.isfinite(slopes).all() and slopes[0] != 0 and slopes[1] == 0
 
 
+@pytest.mark.parametrize("solver", ["newton", "em", "openface"])
+def test_a_map_of_nan_leaves_the_others_their_derivatives(problem, solver):
+    """In reverse as in forward mode, from the optimum, where one step is all there is,
+    and from before it."""
+    pdm, responses, params = problem
+    maps = responses.maps.at[3].set(jnp.nan).at[5, 2, 1].set(jnp.nan)
+    responses = dataclasses.replace(responses, maps=maps)
+
+    def ahead(sigma: jax.Array, params) -> jax.Array:
+        options = _options(9, solver=solver, sigma=sigma)
+        return nu_rlms(pdm, responses, params, options).evidence.shape[0, 0]
+
+    def back(sigma: jax.Array, params) -> tuple[jax.Array, jax.Array]:
+        options = _options(9, solver=solver, sigma=sigma)
+        last, *_ = nu_rlms_with_trace(pdm, responses, params, options)
+        return last.evidence.shape[0, 0], last.params
+
+    forward = jax.jit(jax.jacfwd(ahead))
+    reverse = jax.jit(jax.grad(back, has_aux=True))
+    sigma = jnp.asarray(1.5)
+    slope, end = reverse(sigma, params)
+    np.testing.assert_allclose(slope, forward(sigma, params), rtol=1e-6)
+    slope, _ = reverse(sigma, end)
+    assert slope != 0
+    np.testing.assert_allclose(slope, forward(sigma, end), rtol=1e-6)
+
+
+def test_no_confidence_is_no_weight(problem):
+    """Also where a model made by hand has a confidence below 0."""
+    pdm, responses, params = problem
+    confidence = responses.confidence.at[0].set(-0.3)
+    responses = dataclasses.replace(responses, confidence=confidence)
+    options = _options(weight_factor=2.5)
+    zero = jnp.zeros(6 + pdm.num_modes)
+    _, slope = _climb(pdm, responses, params, options, zero)
+    found = _gradient(pdm, responses, params, options)
+    np.testing.assert_allclose(found, slope, rtol=1e-9, atol=1e-9)
+
+
 def test_step_limit(problem):
     state = nu_rlms(*problem, _options(max_steps=3, shape_tol=0.0))
     assert state.status == Status.MAX_STEPS

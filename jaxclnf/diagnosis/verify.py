@@ -227,8 +227,9 @@ def _newton(
     free = ~blocked
     curved, metric = curved[np.ix_(free, free)], metric[np.ix_(free, free)]
     scaled = np.abs(slope[free]) / np.sqrt(np.diagonal(metric))
-    smallest = np.linalg.eigvals(np.linalg.solve(metric, curved)).real.min()
-    distance = np.inf
+    smallest, distance = np.nan, np.inf
+    if np.linalg.matrix_rank(metric, hermitian=True) == len(metric):
+        smallest = np.linalg.eigvals(np.linalg.solve(metric, curved)).real.min()
     if smallest > 0:
         step = np.linalg.solve(curved, slope[free])
         distance = np.linalg.norm(columns[..., free] @ step, axis=-1).max()

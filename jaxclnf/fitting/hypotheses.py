@@ -26,6 +26,7 @@ from jaxclnf.fitting.pruning import (
     keep_likeliest,
 )
 from jaxclnf.fitting.schedule import fit_scales
+from jaxclnf.pytree import all_finite, held_where
 from jaxclnf.shape.initial import params_from_box
 from jaxclnf.shape.pdm import PDM, PDMParams
 from jaxclnf.shape.rotation import matrix_from_euler
@@ -76,6 +77,7 @@ def starts_from_box(pdm: PDM, box: Float[Array, " 4"], num_starts: int) -> PDMPa
     angles = jnp.asarray(np.array(START_ROTATIONS[:num_starts]), box.dtype)
     # One negative side would still give a positive scale.
     box = jnp.where(jnp.all(box[2:] > 0), box, jnp.nan)
+    pdm = held_where(~all_finite(box), pdm)
     return jax.vmap(lambda e: params_from_box(pdm, box, matrix_from_euler(e)))(angles)
 
 

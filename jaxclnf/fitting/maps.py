@@ -1,5 +1,6 @@
 """The response maps of one scale for a fit: of one face, or of those of a batch."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,7 +12,9 @@ from jaxclnf.batching import in_turn_on_cpu
 from jaxclnf.experts.area import GreyImage, Sampling
 from jaxclnf.experts.responses import response_maps
 from jaxclnf.experts.types import PatchExperts, ResponseMaps
+from jaxclnf.pytree import all_finite
 from jaxclnf.shape.pdm import PDM, PDMParams
+from jaxclnf.solver.state import select
 
 
 def maps_unless_failed(
@@ -72,4 +75,12 @@ def maps_unless_failed(
 
     if in_turn:
         return in_turn_on_cpu(found, turn=unless_failed)(*args)
-    return found(*args)
+    # Maps from NaN would leave the model no derivatives in reverse mode.
+    somewhere = jax.tree.map(jnp.zeros_like, params)
+    somewhere = dataclasses.replace(
+        somewhere,
+        scale=jnp.ones_like(params.scale),
+        rotation=jnp.eye(3, dtype=params.scale.dtype),
+    )
+    params = select(all_finite(params), params, somewhere)
+    return found(pdm, experts, image, params, *args[4:])

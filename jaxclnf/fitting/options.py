@@ -370,14 +370,14 @@ class FitOptions:
                 self.n_sigmas,
             )
         )
-        # An optimum for such numbers could even be certified.
-        sigma = jnp.where(sigma > 0, sigma, jnp.nan)
         reg_factor = jnp.where((reg_factor >= 0) & (n_sigmas >= 0), reg_factor, jnp.nan)
         if self.refine_by_scale:
             level = jnp.log2(jnp.minimum(patch_scaling, _FINEST) / _COARSEST)
             reg_factor = jnp.maximum(reg_factor - 15 * level, 0.001)
-            sigma = sigma + 0.25 * level
+            sigma = jnp.where(sigma > 0, sigma + 0.25 * level, jnp.nan)
             weight_factor = weight_factor * (1 + 2 * level)
+        # An optimum for such numbers could even be certified.
+        sigma = jnp.where(sigma > 0, sigma, jnp.nan)
         if img_from_ref is not None:
             reg_factor = reg_for_size(
                 reg_factor, self.reg_scale, patch_scaling, img_from_ref

@@ -12,10 +12,14 @@ from jaxclnf.fitting.maps import maps_unless_failed
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.progress import PhaseReport, PhaseTrace, Progress, report
-from jaxclnf.pytree import all_finite, held_where
 from jaxclnf.shape.pdm import PDM, PDMParams
 from jaxclnf.solver.certificate import certify_end
-from jaxclnf.solver.loop import nu_rlms_init, resume, resume_with_trace
+from jaxclnf.solver.loop import (
+    nu_rlms_init,
+    resume,
+    resume_with_trace,
+    reversible,
+)
 from jaxclnf.solver.openface import openface_log_likelihoods
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.state import NURLMSState
@@ -165,10 +169,9 @@ def run_phase(
         'CONVERGED'
     """
     failed = is_failure(status)
-    start = pdm, responses, params, options
     if with_trace:  # derivatives in reverse mode may follow
-        start = held_where(~all_finite((responses.maps, params)), start)
-    state = nu_rlms_init(*start, rigid=rigid)
+        pdm, responses, params, options = reversible(pdm, responses, params, options)
+    state = nu_rlms_init(pdm, responses, params, options, rigid=rigid)
     # After a failure nothing more is run: the phase starts in its end state.
     stopped = jnp.where(failed, status, state.status)
     state = dataclasses.replace(state, status=stopped.astype(jnp.int32))

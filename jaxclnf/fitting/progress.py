@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, Int
 from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.result import FitTrace
+from jaxclnf.pytree import held_where
 from jaxclnf.shape.pdm import PDMParams, project
 from jaxclnf.solver.certificate import Certificate
 from jaxclnf.solver.state import NURLMSState
-from jaxclnf.status import is_failure
+from jaxclnf.status import Status, is_failure
 
 PhaseTrace = tuple[NURLMSState, Array]
 """Every state of a phase, and which slots hold one."""
@@ -209,8 +210,9 @@ def conclude_scales(model: CLNFModel, progress: Progress) -> Finished:
         lambda *x: jnp.stack(x).reshape(num_scales, 2, *x[0].shape), *progress.phases
     )
     origin, status, last = progress.origin, progress.status, progress.pass_params
+    pdm = held_where(status == Status.BAD_START, model.pdm)
     fitted = ScalesFit(
-        landmarks=project(model.pdm, progress.params) + origin[None, :],
+        landmarks=project(pdm, progress.params) + origin[None, :],
         params=progress.params.moved(origin),
         status=status,
         num_steps=phases.num_steps,

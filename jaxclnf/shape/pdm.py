@@ -296,7 +296,10 @@ def mode_bounds(pdm: PDM, n_sigmas: Float[Array, ""] | float) -> Float[Array, " 
         True
     """
     variances = pdm.eigen_values
-    return jnp.asarray(n_sigmas, variances.dtype) * jnp.sqrt(variances)
+    count = jnp.asarray(n_sigmas, variances.dtype)
+    unbounded = jnp.isposinf(count)  # as by the variances has no derivative
+    bounds = jnp.where(unbounded, 1, count) * jnp.sqrt(variances)
+    return jnp.where(unbounded, jnp.inf, bounds)
 
 
 def clamp(

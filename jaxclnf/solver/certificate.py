@@ -6,6 +6,7 @@ certified distance is that of a full Newton step.
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +199,7 @@ def shape_displacement(
     return jnp.where(some, jnp.sqrt(jnp.where(some, square, 1)), square)
 
 
+@partial(jax.jit, static_argnames="rigid")
 def certify(
     pdm: PDM,
     responses: ResponseMaps,

@@ -97,7 +97,7 @@ def evaluate(
             if is_openface
             else log_kde(responses.maps, positions, sigma)
         )
-    visible = responses.visibility
+    visible = has_evidence(responses)
     b = responses.img_from_ref
     shifts = jnp.stack(
         [
@@ -146,8 +146,9 @@ def landmark_weights(
         options: For the weight factor.
 
     Returns:
-        1 for all, or `weight_factor * confidence` where the factor is not 0; 0 for
-        landmarks that are invisible or whose map has no positive entry.
+        1 for all, or `weight_factor * confidence` where the factor is above 0; 0 for
+        landmarks of no confidence, invisible ones, and those whose map has no positive
+        entry.
 
     Example:
         >>> weights = landmark_weights(responses, NURLMSOptions(weight_factor=0.0))
@@ -156,7 +157,8 @@ def landmark_weights(
     """
     dtype = responses.maps.dtype
     factor = jnp.asarray(options.weight_factor, dtype)
-    weights = jnp.where(factor > 0, factor * responses.confidence, 1)
+    confidence = jnp.maximum(responses.confidence, 0)
+    weights = jnp.where(factor > 0, factor * confidence, 1)
     return jnp.where(has_evidence(responses), weights, 0)
 
 
@@ -167,11 +169,12 @@ def has_evidence(responses: ResponseMaps) -> Bool[Array, " n"]:
         responses: The maps.
 
     Returns:
-        True where a landmark pulls on the shape. A map of NaNs, from an area with a NaN
-        or infinite pixel, counts as no evidence.
+        True where a landmark pulls on the shape. A map with a NaN, from an area with a
+        NaN or infinite pixel, counts as no evidence.
 
     Example:
         >>> bool(has_evidence(responses).all())
         True
     """
-    return responses.visibility & jnp.any(responses.maps > 0, axis=(1, 2))
+    # The largest of numbers with a NaN among them is NaN.
+    return responses.visibility & (jnp.max(responses.maps, axis=(1, 2)) > 0)

@@ -258,10 +258,36 @@ def nu_rlms_with_trace(
         >>> bool(valid.sum(dtype=jnp.int32) == last.num_steps + 1)
         True
     """
-    inputs = pdm, responses, params, options
-    known = all_finite((responses.maps, params))
-    first = nu_rlms_init(*held_where(~known, inputs), rigid=rigid)
+    pdm, responses, params, options = reversible(pdm, responses, params, options)
+    first = nu_rlms_init(pdm, responses, params, options, rigid=rigid)
     return resume_with_trace(pdm, responses, first, options, rigid=rigid)
+
+
+def reversible(
+    pdm: PDM, responses: ResponseMaps, params: PDMParams, options: NURLMSOptions
+) -> tuple[PDM, ResponseMaps, PDMParams, NURLMSOptions]:
+    """What a phase starts from, so that its derivatives in reverse mode are finite.
+
+    Args:
+        pdm: The shape model.
+        responses: The maps.
+        params: Where to start.
+        options: The phase's options.
+
+    Returns:
+        The same for every step, with 0 for maps with NaN, which are no evidence in
+        either case; and without derivatives where the start is not finite.
+
+    Example:
+        >>> options, nan = NURLMSOptions(), responses.maps.at[0].set(jnp.nan)
+        >>> blind = dataclasses.replace(responses, maps=nan)
+        >>> bool(jnp.isnan(reversible(pdm, blind, params, options)[1].maps).any())
+        False
+    """
+    nan = jnp.isnan(responses.maps).any(axis=(1, 2), keepdims=True)
+    responses = dataclasses.replace(responses, maps=jnp.where(nan, 0, responses.maps))
+    inputs = pdm, responses, params, options
+    return held_where(~all_finite((responses.maps, params)), inputs)
 
 
 def resume_with_trace(
