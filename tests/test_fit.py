@@ -556,6 +556,24 @@ def test_such_numbers_in_arrays_end_in_a_failure(names: dict, solver: SolverName
             assert status(changed) == Status.NONFINITE, (name, value)
 
 
+def test_a_bandwidth_that_a_coarse_scale_makes_negative_is_none():
+    """Its square alone would hide that."""
+    coarse = jnp.asarray(0.2)
+    assert FitOptions(sigma=0.1).at_scale(coarse).sigma > 0
+    assert jnp.isnan(FitOptions(sigma=0.05).at_scale(coarse).sigma)
+
+
+@pytest.mark.slow
+def test_an_image_in_another_order_of_bytes(names):
+    """NumPy's, inside of `jax.jit` too."""
+
+    def run(box):
+        return fit(names["model"], names["image"].astype(">u2"), box, options=OPTIONS)
+
+    found = jax.jit(run)(names["box"]).landmarks
+    np.testing.assert_allclose(found, run(names["box"]).landmarks, atol=1e-3)
+
+
 @pytest.mark.slow
 def test_a_bad_box_leaves_the_others_their_derivatives(names: dict):
     """By options, image and model that all share, in reverse, through the whole fit."""

@@ -367,6 +367,21 @@ def test_a_map_of_nan_leaves_the_others_their_derivatives(problem, solver):
     np.testing.assert_allclose(slope, forward(sigma, end), rtol=1e-6)
 
 
+def test_without_bounds_the_modes_have_derivatives(problem):
+    """By the variances, which then only the prior knows."""
+    pdm, responses, params = problem
+
+    def end(variances: jax.Array, n_sigmas: float) -> jax.Array:
+        loose = dataclasses.replace(pdm, eigen_values=variances)
+        options = _options(9, n_sigmas=n_sigmas)
+        return nu_rlms(loose, responses, params, options).evidence.shape[0, 0]
+
+    slope = jax.jit(jax.jacfwd(end))
+    found, known = (slope(pdm.eigen_values, n) for n in (np.inf, 1e6))
+    np.testing.assert_allclose(found, known, rtol=1e-6)
+    assert found.any()
+
+
 def test_no_confidence_is_no_weight(problem):
     """Also where a model made by hand has a confidence below 0."""
     pdm, responses, params = problem

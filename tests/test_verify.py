@@ -53,6 +53,20 @@ def test_several_passes_are_judged_on_the_maps_of_the_last(fitted):
     assert not verify(model, image, before, options).certified
 
 
+def test_too_few_landmarks_for_a_pose_are_not_certified(fitted):
+    """Two: what EM's curvature is compared with cannot be inverted."""
+    model, image, result = fitted
+    two = np.isin(np.arange(12), [0, 5])
+    experts = tuple(
+        dataclasses.replace(e, visibility=e.visibility & two[None]) for e in model.experts
+    )
+    blind = dataclasses.replace(model, experts=experts)
+    failed = fit(blind, image, params=result.start_params, options=OPTIONS)
+    assert failed.status == Status.NONFINITE
+    found = verify(blind, image, failed, OPTIONS)
+    assert not found.certified and "NONFINITE" in str(found)
+
+
 def test_a_fit_that_did_not_run_is_not_certified(fitted):
     model, image, _ = fitted
     nothing = fit(model, image, np.full(4, np.nan), options=OPTIONS)

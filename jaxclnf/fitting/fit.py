@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Num
 
 from jaxclnf.experts.area import GreyImage, check_image
-from jaxclnf.fitting.canvas import on_canvas
+from jaxclnf.fitting.canvas import as_grey, on_canvas
 from jaxclnf.fitting.cores import num_cores
 from jaxclnf.fitting.face import fit_face
 from jaxclnf.fitting.given import as_boxes, as_model, check_params
@@ -87,7 +87,9 @@ def fit_with_trace(
 ) -> tuple[FitResult, FitTrace]:
     """`fit` with a record of every state of every phase; differentiable in reverse.
 
-    Record, and memory of derivatives, grow with `options.max_steps`.
+    Record, and memory of derivatives, grow with `options.max_steps`. Derivatives in
+    reverse need `max_passes=1`, and `use_parts=False` for a model with parts; those by
+    what shares a batch with a face that failed are those of the others.
 
     Args:
         model: The model.
@@ -174,6 +176,8 @@ def _fit(
             known = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
             starts = _with_starts_axis(known)
         run = _fit_one if starts.scale.ndim == 1 else _fit_chunk
+        if isinstance(image, np.ndarray):
+            image = as_grey(image, dtype)
         image, size = jnp.asarray(image), jnp.asarray(size)
         return run(model, image, size, starts, options, with_trace)
 

@@ -100,8 +100,10 @@ class CLNFModel:
     ) -> "CLNFModel":
         """This model with Sigma matrices ready for some window sizes.
 
-        Nothing depends on it but speed and rounding: a window size that was not
-        prepared is solved for while fitting. Parts are prepared for their own settings.
+        Of a fit nothing depends on it but speed and rounding: a window size that was
+        not prepared is solved for while fitting. Derivatives by the experts' `alpha`
+        and `beta` do not go through a prepared Sigma, nor does it follow when these are
+        replaced: prepare afterwards. Parts are prepared for their own settings.
 
         Args:
             *window_sizes: Window size of each scale, as in `FitOptions`, for one kind
