@@ -238,6 +238,12 @@ def test_names_of_results(tmp_path):
     assert alone == ["boxes"]
 
 
+def test_a_picture_that_is_not_written_takes_no_name(tmp_path):
+    images = [tmp_path / "x.png", tmp_path / "y.csv"]
+    assert output_names(images, tmp_path, images) == ["x_2", "y_2"]
+    assert output_names(images, tmp_path, images, pictures=False) == ["x", "y_2"]
+
+
 def test_no_result_is_named_like_the_unfinished_table_of_another(tmp_path):
     images = ["x.jpg", "x.partial.jpg", "y.partial.jpg", "y.jpg", "boxes.partial.jpg"]
     names = output_names([tmp_path / image for image in images], tmp_path / "out")

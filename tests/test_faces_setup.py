@@ -124,6 +124,22 @@ def test_openface_options_with_its_own_model_need_no_word(example, capsys):
     assert "dialect converged, model " in capsys.readouterr().err
 
 
+def test_networks_that_are_missed_are_told(detectors, example, capsys):
+    """Of OpenFace's models only, and where nobody chose the other detector."""
+    model = example["model"]
+    info = dataclasses.replace(model.info, provenance="OpenFace 2.x model file a.txt")
+    theirs = dataclasses.replace(model, info=info)
+    for quiet in (
+        (FaceSetup(dialect="openface"), model),
+        (FaceSetup(), theirs),
+        (FaceSetup(dialect="openface", detector="haar"), theirs),
+    ):
+        quiet[0].say_what_is_used(quiet[1])
+    assert capsys.readouterr().err == ""
+    FaceSetup(dialect="openface").say_what_is_used(theirs)
+    assert "--mtcnn PATH names them" in capsys.readouterr().err
+
+
 def test_options_are_checked_with_the_rest():
     with pytest.raises(ArgumentError, match="--sigma -1"):
         FaceSetup(sigma=-1.0).fit_options()

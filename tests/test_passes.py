@@ -28,6 +28,7 @@ def test_a_single_pass_says_how_far_it_went(example, run):
     result = run(params=example["params"], options=ONE)
     assert int(result.num_passes) == 1
     assert Status(int(result.pass_status)) is Status.MAX_STEPS and result.converged
+    assert result.status == Status.CONVERGED  # of passes nothing was asked
     before = fit(
         example["model"],
         example["image"],
@@ -57,6 +58,7 @@ def test_the_limit_of_passes_holds(example, run):
     result = run(params=example["params"], options=two)
     assert int(result.num_passes) == 2
     assert Status(int(result.pass_status)) is Status.MAX_STEPS
+    assert result.status == Status.MAX_STEPS and not result.converged
     one = dataclasses.replace(two, max_passes=1)
     first = run(params=example["params"], options=one)
     second = run(params=first.params, options=one)

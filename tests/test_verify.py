@@ -58,7 +58,8 @@ def test_too_few_landmarks_for_a_pose_are_not_certified(fitted):
     model, image, result = fitted
     two = np.isin(np.arange(12), [0, 5])
     experts = tuple(
-        dataclasses.replace(e, visibility=e.visibility & two[None]) for e in model.experts
+        dataclasses.replace(e, visibility=e.visibility & two[None])
+        for e in model.experts
     )
     blind = dataclasses.replace(model, experts=experts)
     failed = fit(blind, image, params=result.start_params, options=OPTIONS)

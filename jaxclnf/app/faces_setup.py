@@ -17,6 +17,7 @@ from jaxtyping import Float64, UInt8
 from jaxclnf.app.errors import ArgumentError
 from jaxclnf.app.face_rows import Dialect, has_eyes, is_of_openface
 from jaxclnf.app.media import MAX_SIDE
+from jaxclnf.app.networks import find_networks
 from jaxclnf.app.streams import say
 from jaxclnf.detect.haar import detect_faces
 from jaxclnf.detect.mtcnn import detect_faces_mtcnn
@@ -26,8 +27,7 @@ from jaxclnf.fitting.model import CLNFModel
 from jaxclnf.fitting.options import FitOptions
 from jaxclnf.fitting.pose import Camera
 from jaxclnf.openface.csv_table import OpenFaceColumns
-from jaxclnf.openface.mtcnn_file import LIST_FOLDER, LIST_NAME, load_mtcnn
-from jaxclnf.openface.release import find_model_folder, read_release, standard_folder
+from jaxclnf.openface.mtcnn_file import load_mtcnn
 from jaxclnf.storage.load import DEFAULT_MODEL, load_model
 
 FaceDetector = Callable[
@@ -36,6 +36,7 @@ FaceDetector = Callable[
 """From a picture in colour (blue, green, red) and in grey to boxes of faces."""
 
 _HAAR_MIN_FACE, _MTCNN_MIN_FACE, _MAX_DECIMALS = 50, 60, 17
+_MISSED = "detector haar", "auto", "openface"  # Other networks were wanted there.
 _LARGEST_WINDOW = 99  # Twelve times OpenFace's common ones; nothing stops at more.
 _MAX_COUNT = 2**31 - 1  # Steps and passes are counted in 32 bits.
 # What OpenFace multiplies its numbers with for convolutional experts.
@@ -43,7 +44,7 @@ _CEN_SIGMA, _CEN_REG_FACTOR = 1.5, 0.9
 
 _OF_FIT_OPTIONS = (
     *("starts", "finished_starts", "short_search", "window_sizes", "max_steps"),
-    *("max_passes", "sigma", "reg_factor", "weight_factor"),
+    *("max_passes", "pass_tol", "sigma", "reg_factor", "weight_factor"),
 )
 """Arguments that are fields of `FitOptions` under the same name."""
 
@@ -126,6 +127,8 @@ class FaceSetup:
     max_passes: _Integer = None
     """How often the last scale is run at most, its maps made
     again around the landmarks, until they rest: 1, once."""
+    pass_tol: _Number = None
+    """How little a pass moves every landmark where they rest, pixels."""
     sigma: _Number = None
     """Bandwidth of the kernel density estimate, reference pixels."""
     reg_factor: _Number = None
@@ -175,6 +178,7 @@ class FaceSetup:
             ("short_search", f"0 to {_MAX_COUNT}", lambda x: 0 <= x <= _MAX_COUNT),
             ("max_steps", f"1 to {_MAX_COUNT}", lambda x: 1 <= x <= _MAX_COUNT),
             ("max_passes", f"1 to {_MAX_COUNT}", lambda x: 1 <= x <= _MAX_COUNT),
+            ("pass_tol", "0 or more", lambda x: x >= 0),
             ("sigma", "above 0", lambda x: x > 0),
             ("reg_factor", "0 or more", lambda x: x >= 0),
             ("weight_factor", "0 or more", lambda x: x >= 0),
@@ -268,11 +272,17 @@ class FaceSetup:
         Example:
             >>> FaceSetup().say_what_is_used(model)  # None of its options, no line.
         """
-        if self.openface_options and not is_of_openface(model):
+        source, theirs = self._source_of_boxes(), is_of_openface(model)
+        if self.openface_options and not theirs:
             say(
                 "jaxclnf: options of OpenFace with a model that is not OpenFace's:"
                 f" dialect {self.dialect}, model {model.info.name} ({self.model}),"
-                f" {self._source_of_boxes()}; --model names another model"
+                f" {source}; --model names another model"
+            )
+        elif theirs and (source, self.detector, self.dialect) == _MISSED:
+            say(
+                f"jaxclnf: {source}, as there are no networks of OpenFace's own, whose"
+                " boxes differ; --mtcnn PATH names them"
             )
 
     def _source_of_boxes(self) -> str:
@@ -334,20 +344,7 @@ class FaceSetup:
             return None
         if self.detector == "auto" and self.dialect == "converged":
             return None
-        release = read_release()
-        base = standard_folder(release.version)
-        places = [(find_model_folder(base, release) or base) / LIST_FOLDER]
-        if Path(self.model).is_file():
-            places.insert(0, Path(self.model).parent / LIST_FOLDER)
-        for place in places:
-            if (place / LIST_NAME).is_file():
-                return place
-        if self.detector == "auto":
-            return None
-        raise ArgumentError(
-            f"--detector mtcnn: found no {LIST_NAME} in"
-            f" {' or '.join(map(str, places))}; --mtcnn PATH names another place"
-        )
+        return find_networks(self.model, required=self.detector == "mtcnn")
 
     def camera(self, height: int, width: int) -> Camera:
         """The camera of a picture of some size, pixels; guessed where not given."""

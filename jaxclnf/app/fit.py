@@ -108,7 +108,7 @@ class FitCommand(FaceSetup):
         self.say_what_is_used(model)
         used = [*images, *filter(None, (self.boxes, self.model, self.mtcnn))]
         named = images if self.name is None else [Path(f"{self.name}.csv")]
-        names = output_names(named, out, used)
+        names = output_names(named, out, used, pictures=self.picture)
 
         record = _Record()
         with closing(made_ahead(work.fitted(images, boxes), room=1)) as fitted:

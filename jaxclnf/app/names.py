@@ -20,6 +20,7 @@ def output_names(
     used: Sequence[str | os.PathLike[str]] = (),
     *,
     tables: Sequence[str] = (SUMMARY, BOXES),
+    pictures: bool = True,
 ) -> list[str]:
     """Names for the results of some photographs, without their suffix.
 
@@ -28,6 +29,7 @@ def output_names(
         out: Folder of the results.
         used: Files that no result may replace.
         tables: Names of tables about all photographs together.
+        pictures: Whether there is a picture for each name.
 
     Returns:
         Each photograph's own name without its suffix; with `_2`, `_3`, ... where an
@@ -41,12 +43,13 @@ def output_names(
         ['me', 'me_2']
     """
     protected = {_key(Path(path)) for path in used}
+    suffixes = [s for s in _SUFFIXES if pictures or s != "png"]
     taken = {name for table in tables for name in _tables(table)}
     names = []
     for image in images:
         name, count = image.stem, 1
         while _tables(name) & taken or any(
-            _key(out / f"{name}.{suffix}") in protected for suffix in _SUFFIXES
+            _key(out / f"{name}.{suffix}") in protected for suffix in suffixes
         ):
             count += 1
             name = f"{image.stem}_{count}"

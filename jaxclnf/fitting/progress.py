@@ -15,7 +15,7 @@ from jaxclnf.pytree import held_where
 from jaxclnf.shape.pdm import PDMParams, project
 from jaxclnf.solver.certificate import Certificate
 from jaxclnf.solver.state import NURLMSState
-from jaxclnf.status import Status, is_failure
+from jaxclnf.status import Status, is_failure, merge_status
 
 PhaseTrace = tuple[NURLMSState, Array]
 """Every state of a phase, and which slots hold one."""
@@ -210,6 +210,8 @@ def conclude_scales(model: CLNFModel, progress: Progress) -> Finished:
         lambda *x: jnp.stack(x).reshape(num_scales, 2, *x[0].shape), *progress.phases
     )
     origin, status, last = progress.origin, progress.status, progress.pass_params
+    if last is not None:  # several passes, to a fixed point
+        status = merge_status(status, progress.pass_status).astype(jnp.int32)
     pdm = held_where(status == Status.BAD_START, model.pdm)
     fitted = ScalesFit(
         landmarks=project(pdm, progress.params) + origin[None, :],

@@ -51,11 +51,12 @@ class FitResult:
     start was unusable."""
     status: Int[Array, "*b"]
     """A code of `jaxclnf.status.Status`: the first failure, or else the worst phase,
-    those of parts included; a part that failed counts as `MAX_STEPS`."""
+    those of parts included; a part that failed counts as `MAX_STEPS`, and so do passes
+    that did not come to rest, where more than one was allowed."""
     converged: Bool[Array, "*b"]
-    """Whether every phase converged, those of parts included."""
+    """Whether every phase converged, those of parts included, and several passes."""
     num_steps: Int[Array, "*b s 2"]
-    """Steps of each phase."""
+    """Steps of each phase; at the last scale those of its last pass."""
     shape_delta: Float[Array, "*b s 2"]
     """How far the last accepted step of each phase moved the whole shape, pixels."""
     gradient_norm: Float[Array, "*b s 2"]

@@ -1,0 +1,39 @@
+"""Where the networks of OpenFace's face detector are."""
+
+from pathlib import Path
+
+from jaxclnf.app.errors import ArgumentError
+from jaxclnf.openface.mtcnn_file import LIST_FOLDER, LIST_NAME
+from jaxclnf.openface.release import find_model_folder, read_release, standard_folder
+
+
+def find_networks(model: str, *, required: bool) -> Path | None:
+    """Looks for them beside a model and among OpenFace's installed models.
+
+    Args:
+        model: As `--model` has it; beside a main file they are looked for first.
+        required: Whether there is no other detector.
+
+    Returns:
+        Their folder, or None.
+
+    Raises:
+        ArgumentError: They are required, and nowhere.
+
+    Example:
+        >>> find_networks("clnf_general", required=False)  # nothing is installed here
+    """
+    release = read_release()
+    base = standard_folder(release.version)
+    places = [(find_model_folder(base, release) or base) / LIST_FOLDER]
+    if Path(model).is_file():
+        places.insert(0, Path(model).parent / LIST_FOLDER)
+    for place in places:
+        if (place / LIST_NAME).is_file():
+            return place
+    if not required:
+        return None
+    raise ArgumentError(
+        f"--detector mtcnn: found no {LIST_NAME} in"
+        f" {' or '.join(map(str, places))}; --mtcnn PATH names another place"
+    )
