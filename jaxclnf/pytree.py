@@ -120,6 +120,25 @@ def filled(
     return jax.device_put(np.full(shape, value, dtype))
 
 
+def select(keep: Bool[Array, ""], new: _T, old: _T) -> _T:
+    """One of two pytrees, leaf by leaf.
+
+    Args:
+        keep: Whether to take `new`.
+        new: One pytree of arrays.
+        old: The other, of the same form.
+
+    Returns:
+        `new` where `keep`, else `old`.
+
+    Example:
+        >>> chosen = select(jnp.asarray(False), {"a": jnp.ones(2)}, {"a": jnp.zeros(2)})
+        >>> chosen["a"].tolist()
+        [0.0, 0.0]
+    """
+    return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, old)
+
+
 def held_where(held: Bool[Array, ""], tree: _T) -> _T:
     """The same numbers, through which no derivative passes where they are held.
 

@@ -21,7 +21,14 @@ def find_networks(model: str, *, required: bool) -> Path | None:
         ArgumentError: They are required, and nowhere.
 
     Example:
-        >>> find_networks("clnf_general", required=False)  # nothing is installed here
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model, networks = Path(folder, "main.txt"), Path(folder, LIST_FOLDER)
+        ...     networks.mkdir()
+        ...     for file in (model, networks / LIST_NAME):
+        ...         file.touch()
+        ...     find_networks(str(model), required=True).name
+        'mtcnn_detector'
     """
     release = read_release()
     base = standard_folder(release.version)

@@ -12,9 +12,8 @@ from jaxclnf.batching import in_turn_on_cpu
 from jaxclnf.experts.area import GreyImage, Sampling
 from jaxclnf.experts.responses import response_maps
 from jaxclnf.experts.types import PatchExperts, ResponseMaps
-from jaxclnf.pytree import all_finite
+from jaxclnf.pytree import all_finite, select
 from jaxclnf.shape.pdm import PDM, PDMParams
-from jaxclnf.solver.state import select
 
 
 def maps_unless_failed(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool
 
 from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.loops import scalars_together
-from jaxclnf.pytree import all_finite, held_where
+from jaxclnf.pytree import all_finite, held_where, select
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp
 from jaxclnf.solver.certificate import blocked_directions, scaled_gradient
 from jaxclnf.solver.evidence import evaluate, has_evidence
@@ -19,7 +19,7 @@ from jaxclnf.solver.newton import completed, first_trust_region
 from jaxclnf.solver.objective import objective_terms
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.quadratic import em_quadratic, local_quadratic, phase_jacobian
-from jaxclnf.solver.state import NURLMSState, select
+from jaxclnf.solver.state import NURLMSState
 from jaxclnf.solver.steps import STEPS
 from jaxclnf.status import Status
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxclnf.batching import in_turn_on_cpu
 from jaxclnf.experts.types import ResponseMaps
 from jaxclnf.loops import while_loop
+from jaxclnf.pytree import select
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp, retract
 from jaxclnf.solver.box import maximise_in_box, solve_free
 from jaxclnf.solver.certificate import (
@@ -32,7 +33,7 @@ from jaxclnf.solver.evidence import evaluate
 from jaxclnf.solver.objective import objective_terms
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.quadratic import LocalQuadratic, local_quadratic, phase_jacobian
-from jaxclnf.solver.state import NURLMSState, TrustRegion, gain_of, select
+from jaxclnf.solver.state import NURLMSState, TrustRegion, gain_of
 from jaxclnf.status import Status
 
 # Chosen on phases of the wild model, boxes moved about (`experiments/steps.py`). Mean

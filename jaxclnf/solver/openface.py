@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxclnf.experts.types import ResponseMaps
-from jaxclnf.pytree import all_finite
+from jaxclnf.pytree import all_finite, select
 from jaxclnf.shape.pdm import PDM, clamp, retract
 from jaxclnf.shape.reference import reference_turn
 from jaxclnf.solver.box import maximise_in_box
@@ -26,7 +26,7 @@ from jaxclnf.solver.kde import kernel_sums
 from jaxclnf.solver.objective import objective_terms
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.quadratic import em_quadratic
-from jaxclnf.solver.state import NURLMSState, select
+from jaxclnf.solver.state import NURLMSState
 from jaxclnf.status import Status
 
 _LEAST_LIKELIHOOD = 1e-8
@@ -73,7 +73,7 @@ def openface_step(
         clamp(pdm, retract(params, step), options.n_sigmas),
         rotation=reference_turn(params.rotation, step[1:4]),
     )
-    moved = select(solved, moved, params)
+    moved = select(solved, moved, params)  # A turn by 0 rounds.
     evidence = evaluate(pdm, responses, moved, options)
     terms = objective_terms(pdm, responses, moved, evidence, options)
     shape_delta = jnp.sqrt(jnp.sum((evidence.shape - state.evidence.shape) ** 2))

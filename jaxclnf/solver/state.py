@@ -1,17 +1,12 @@
 """Where an optimisation is: the state that every step maps to the next."""
 
-from typing import TypeVar
-
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxclnf.pytree import pytree_dataclass
 from jaxclnf.shape.pdm import PDMParams
 from jaxclnf.solver.evidence import Evidence
 from jaxclnf.solver.quadratic import LocalQuadratic
-
-_T = TypeVar("_T")
 
 
 @pytree_dataclass
@@ -57,25 +52,6 @@ class NURLMSState:
     quadratic: LocalQuadratic | None = None
     """F to the second order at `params`, of `newton` only; it is worked out again where
     it is missing, as in a record of states."""
-
-
-def select(keep: Bool[Array, ""], new: _T, old: _T) -> _T:
-    """One of two states, or of their parts, leaf by leaf.
-
-    Args:
-        keep: Whether to take `new`.
-        new: One pytree.
-        old: The other.
-
-    Returns:
-        `new` where `keep`, else `old`.
-
-    Example:
-        >>> state = nu_rlms_init(pdm, responses, params, NURLMSOptions())
-        >>> int(select(jnp.asarray(True), state, state).num_steps)
-        0
-    """
-    return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, old)
 
 
 def gain_of(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxclnf.experts.types import ResponseMaps
-from jaxclnf.pytree import all_finite
+from jaxclnf.pytree import all_finite, select
 from jaxclnf.shape.pdm import PDM, PDMParams, clamp, retract
 from jaxclnf.solver.box import maximise_in_box
 from jaxclnf.solver.certificate import (
@@ -27,7 +27,7 @@ from jaxclnf.solver.objective import (
 from jaxclnf.solver.openface import openface_step
 from jaxclnf.solver.options import NURLMSOptions
 from jaxclnf.solver.quadratic import em_quadratic
-from jaxclnf.solver.state import NURLMSState, gain_of, select
+from jaxclnf.solver.state import NURLMSState, gain_of
 from jaxclnf.status import Status
 
 
